@@ -1,0 +1,1 @@
+"""The embedded default: simulated scans and the tiny base pipeline that was trained on them."""

@@ -1,0 +1,1 @@
+"""Small focused modules that the scripts share; import the module, not names from here."""
