@@ -1,0 +1,257 @@
+"""Image files to PIL images and back: any bit depth in, 8 bits out, PNG written.
+
+Inside the project an image is a PIL image of mode ``L`` or ``RGB``, 8 bits, fully decoded. Deeper
+images are windowed on the way in: the ``convert("RGB")`` of Pillow would clip them to white.
+"""
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, PngImagePlugin
+
+from utils import dicom
+from utils.cli import UserError
+from utils.run_folder import atomic_path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: 256 MiB as RGB; for us an error
+
+# Each further format is another decoder that a hostile file can reach.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+_PAGED_FORMATS = ("PNG", "TIFF", "WEBP")  # an MPO (a camera's JPEG) has its picture in page one
+
+# What Pillow's decoders raise on broken files; none of it is our bug.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+ImageSource = Path | str | bytes | bytearray | memoryview | Callable[[], BinaryIO]
+Window = tuple[float, float]
+
+
+class ImageError(UserError):
+    """A file that does not give one sound image; the text names the file and the reason."""
+
+
+class ImageInfo(NamedTuple):
+    """What a file's header says: sides in pixels, Pillow's mode, bits per channel, format."""
+
+    width: int
+    height: int
+    mode: str
+    bit_depth: int
+    format: str
+
+
+def _name_of(source: ImageSource) -> str:
+    return str(source) if isinstance(source, Path | str) else "image in memory"
+
+
+def _stream_of(source: ImageSource) -> BinaryIO:
+    if isinstance(source, Path | str):
+        return Path(source).open("rb")
+    return BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source()
+
+
+@contextmanager
+def _open_header(source: ImageSource, name: str) -> Iterator[Image.Image]:
+    """Open an image up to its header, and turn every way a file can be broken into ImageError."""
+    try:
+        with _stream_of(source) as stream:
+            head = stream.read(dicom.PREAMBLE_BYTES)
+            stream.seek(0)
+            if not head:
+                raise ImageError(f"{name}: empty file (0 bytes)")
+            if dicom.is_dicom(head):
+                with dicom.open_dicom(stream, max_pixels=MAX_PIXELS) as image:
+                    yield _checked(image, name)
+                return
+            with Image.open(stream, formats=_FORMATS) as image:
+                if image.format == "PNG":
+                    image.info["bit_depth"] = head[24]  # IHDR; the mode does not tell 16-bit RGB
+                yield _checked(image, name)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: decompression bomb: {error}") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image in {', '.join(_FORMATS)} or DICOM") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: a folder, not a file") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file") from error
+    except _DECODER_ERRORS as error:
+        raise ImageError(f"{name}: cannot be decoded: {error}") from error
+
+
+def _checked(image: Image.Image, name: str) -> Image.Image:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(
+            f"{name}: decompression bomb: {image.width} x {image.height} px, "
+            f"more than {MAX_PIXELS} pixels"
+        )
+    if image.format in _PAGED_FORMATS and getattr(image, "n_frames", 1) > 1:
+        raise ImageError(
+            f"{name}: {image.n_frames} pages in one file; save each page as a file of its own"
+        )
+    return image
+
+
+def _bit_depth(image: Image.Image) -> int:
+    if "bit_depth" in image.info:
+        return image.info["bit_depth"]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (1,)))  # BitsPerSample
+    return {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;") else 8)
+
+
+def inspect_image(source: ImageSource) -> ImageInfo:
+    """Read a header; the pixels are not decoded.
+
+    Raises:
+        ImageError: Not an image, 0 bytes, several pages, a decompression bomb.
+    """
+    with _open_header(source, _name_of(source)) as image:
+        image_format = image.format or "DICOM"
+        return ImageInfo(image.width, image.height, image.mode, _bit_depth(image), image_format)
+
+
+def decode(source: ImageSource, *, name: str | None = None) -> tuple[Image.Image, ImageInfo]:
+    """Decode a file in full, as deep as it is stored, upright by its EXIF orientation.
+
+    Args:
+        source: A path, the bytes, or a function that opens a binary stream.
+        name: How errors call the image (default: its path).
+
+    Raises:
+        ImageError: As `inspect_image`; and truncated or corrupt pixel data.
+    """
+    with _open_header(source, name or _name_of(source)) as image:
+        info = ImageInfo(
+            image.width, image.height, image.mode, _bit_depth(image), image.format or "DICOM"
+        )
+        image.load()  # a truncated file shows here only
+        upright = ImageOps.exif_transpose(image)
+        return upright, info._replace(width=upright.width, height=upright.height)
+
+
+def value_window(image: Image.Image) -> Window | None:
+    """Grey values that become black and white in `to_8bit`; None where no window is needed.
+
+    A DICOM's own window if it names one, else the smallest and largest value of the image.
+
+    Raises:
+        ImageError: If the image holds NaN or infinities.
+    """
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return None
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
+        raise ImageError("holds NaN or infinite values; replace them before export")
+    return image.info.get("window", (float(values.min()), float(values.max())))
+
+
+def to_8bit(image: Image.Image, window: Window | None = None) -> Image.Image:
+    """Bring a decoded image to mode ``L`` or ``RGB``.
+
+    Grey images deeper than 8 bits are windowed linearly: values at or below ``window[0]`` are
+    black, at or above ``window[1]`` white. Transparent parts become black; CMYK and palettes RGB.
+
+    Args:
+        image: An image as `decode` gives it.
+        window: (low, high) in stored values (Hounsfield-like rescaled ones for DICOM); default:
+            `value_window`. Images of 8 bits are not touched by it.
+
+    Raises:
+        ImageError: If the window is empty, or the values are not finite.
+    """
+    own_window = value_window(image)
+    if own_window is not None:
+        if window is not None and not window[0] < window[1]:
+            raise ImageError(f"window {window[0]:g}..{window[1]:g} is empty: LOW must be < HIGH")
+        low, high = window or own_window
+        values = (np.asarray(image, dtype=np.float64) - low) / max(high - low, 1e-12)
+        grey = np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)  # (H, W)
+        return Image.fromarray(255 - grey if image.info.get("inverted") else grey)
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        opaque.alpha_composite(image.convert("RGBA"))
+        return opaque.convert("L" if image.mode in ("1", "L", "LA", "La") else "RGB")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def read_image(
+    source: ImageSource, *, window: Window | None = None, name: str | None = None
+) -> Image.Image:
+    """Decode an image in full to mode ``L`` or ``RGB``, 8 bits.
+
+    Args:
+        source: A path, the bytes, or a function that opens a binary stream.
+        window: Grey values (low, high) that become black and white, for images deeper than 8
+            bits; default: the file's own (DICOM window, else its smallest and largest value).
+        name: How errors call the image (default: its path).
+
+    Raises:
+        ImageError: Missing, empty, truncated, not an image, several pages, a bomb, NaN.
+    """
+    name = name or _name_of(source)
+    image, info = decode(source, name=name)
+    if window is not None and info.bit_depth > 8 and value_window(image) is None:
+        raise ImageError(f"{name}: colour of {info.bit_depth} bits cannot be windowed")
+    try:
+        return to_8bit(image, window)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from error
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """Hash of size and pixels, as hex; a grey image stored as RGB has the hash of the grey one."""
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def save_png(
+    image: Image.Image, path: Path | str, *, text: Mapping[str, str] | None = None
+) -> None:
+    """Save as PNG, atomically; same pixels and text give the same bytes.
+
+    Args:
+        image: Mode ``L`` or ``RGB``.
+        path: The file; its folder is made if missing.
+        text: Entries for the file's metadata, e.g. ``{"synthetic": "true"}``.
+    """
+    entries = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        entries.add_text(key, value)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", pnginfo=entries)
+
+
+def read_png_text(path: Path | str) -> dict[str, str]:
+    """Text entries of a PNG's metadata."""
+    with _open_header(path, str(path)) as image:
+        if image.format != "PNG":
+            raise ImageError(f"{path}: not a PNG but {image.format or 'DICOM'}")
+        return {key: str(value) for key, value in image.text.items()}
