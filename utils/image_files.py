@@ -46,7 +46,22 @@ Window = tuple[float, float]
 
 
 class ImageError(UserError):
-    """A file that does not give one sound image; the text names the file and the reason."""
+    """A file that does not give one sound image; the text names the file and the reason.
+
+    Attributes:
+        name: The file.
+        kind: Short name of what is wrong, the same for all files with the same trouble.
+        detail: The particulars.
+    """
+
+    def __init__(self, name: str, kind: str, detail: str) -> None:
+        self.name = name
+        self.kind = kind
+        self.detail = detail
+        super().__init__(f"{name}: {kind}: {detail}")
+
+    def __reduce__(self):  # it comes back from worker processes
+        return type(self), (self.name, self.kind, self.detail)
 
 
 class ImageInfo(NamedTuple):
@@ -77,7 +92,7 @@ def _open_header(source: ImageSource, name: str) -> Iterator[Image.Image]:
             head = stream.read(dicom.PREAMBLE_BYTES)
             stream.seek(0)
             if not head:
-                raise ImageError(f"{name}: empty file (0 bytes)")
+                raise ImageError(name, "empty file", "0 bytes")
             if dicom.is_dicom(head):
                 with dicom.open_dicom(stream, max_pixels=MAX_PIXELS) as image:
                     yield _checked(image, name)
@@ -89,27 +104,25 @@ def _open_header(source: ImageSource, name: str) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: decompression bomb: {error}") from error
+        raise ImageError(name, "decompression bomb", f"more than {MAX_PIXELS} pixels") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image in {', '.join(_FORMATS)} or DICOM") from error
+        formats = ", ".join(_FORMATS)
+        raise ImageError(name, "not an image", f"reads as none of {formats}, DICOM") from error
     except IsADirectoryError as error:
-        raise ImageError(f"{name}: a folder, not a file") from error
+        raise ImageError(name, "folder", "a folder, not a file") from error
     except FileNotFoundError as error:
-        raise ImageError(f"{name}: no such file") from error
+        raise ImageError(name, "missing file", "no such file") from error
     except _DECODER_ERRORS as error:
-        raise ImageError(f"{name}: cannot be decoded: {error}") from error
+        raise ImageError(name, "corrupt image", f"cannot be decoded: {error}") from error
 
 
 def _checked(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: decompression bomb: {image.width} x {image.height} px, "
-            f"more than {MAX_PIXELS} pixels"
-        )
+        size = f"{image.width} x {image.height} px, the limit is {MAX_PIXELS} pixels"
+        raise ImageError(name, "decompression bomb", size)
     if image.format in _PAGED_FORMATS and getattr(image, "n_frames", 1) > 1:
-        raise ImageError(
-            f"{name}: {image.n_frames} pages in one file; save each page as a file of its own"
-        )
+        pages = f"{image.n_frames} pages in one file; save each page as a file of its own"
+        raise ImageError(name, "several pages", pages)
     return image
 
 
@@ -151,7 +164,7 @@ def decode(source: ImageSource, *, name: str | None = None) -> tuple[Image.Image
         return upright, info._replace(width=upright.width, height=upright.height)
 
 
-def value_window(image: Image.Image) -> Window | None:
+def value_window(image: Image.Image, name: str = "image") -> Window | None:
     """Grey values that become black and white in `to_8bit`; None where no window is needed.
 
     A DICOM's own window if it names one, else the smallest and largest value of the image.
@@ -163,11 +176,13 @@ def value_window(image: Image.Image) -> Window | None:
         return None
     values = np.asarray(image)
     if not np.isfinite(values).all():
-        raise ImageError("holds NaN or infinite values; replace them before export")
+        raise ImageError(name, "values not finite", "holds NaN or infinities; replace them")
     return image.info.get("window", (float(values.min()), float(values.max())))
 
 
-def to_8bit(image: Image.Image, window: Window | None = None) -> Image.Image:
+def to_8bit(
+    image: Image.Image, window: Window | None = None, *, name: str = "image"
+) -> Image.Image:
     """Bring a decoded image to mode ``L`` or ``RGB``.
 
     Grey images deeper than 8 bits are windowed linearly: values at or below ``window[0]`` are
@@ -177,14 +192,16 @@ def to_8bit(image: Image.Image, window: Window | None = None) -> Image.Image:
         image: An image as `decode` gives it.
         window: (low, high) in stored values (Hounsfield-like rescaled ones for DICOM); default:
             `value_window`. Images of 8 bits are not touched by it.
+        name: How errors call the image.
 
     Raises:
         ImageError: If the window is empty, or the values are not finite.
     """
-    own_window = value_window(image)
+    own_window = value_window(image, name)
     if own_window is not None:
         if window is not None and not window[0] < window[1]:
-            raise ImageError(f"window {window[0]:g}..{window[1]:g} is empty: LOW must be < HIGH")
+            detail = f"{window[0]:g}..{window[1]:g} is empty: LOW must be below HIGH"
+            raise ImageError(name, "window", detail)
         low, high = window or own_window
         values = (np.asarray(image, dtype=np.float64) - low) / max(high - low, 1e-12)
         grey = np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)  # (H, W)
@@ -214,12 +231,9 @@ def read_image(
     """
     name = name or _name_of(source)
     image, info = decode(source, name=name)
-    if window is not None and info.bit_depth > 8 and value_window(image) is None:
-        raise ImageError(f"{name}: colour of {info.bit_depth} bits cannot be windowed")
-    try:
-        return to_8bit(image, window)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+    if window is not None and info.bit_depth > 8 and value_window(image, name) is None:
+        raise ImageError(name, "window", f"colour of {info.bit_depth} bits cannot be windowed")
+    return to_8bit(image, window, name=name)
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -253,5 +267,5 @@ def read_png_text(path: Path | str) -> dict[str, str]:
     """Text entries of a PNG's metadata."""
     with _open_header(path, str(path)) as image:
         if image.format != "PNG":
-            raise ImageError(f"{path}: not a PNG but {image.format or 'DICOM'}")
+            raise ImageError(str(path), "not a PNG", f"but {image.format or 'DICOM'}")
         return {key: str(value) for key, value in image.text.items()}

@@ -1,0 +1,264 @@
+"""Data sets: one reader for every source, one format written.
+
+Every script reads through `load_dataset` and writes through `write_dataset`. A dataset folder is
+images and a ``metadata.csv`` (UTF-8) that names them relative to the folder; plain
+`datasets.load_dataset("imagefolder", data_dir=...)` reads it too.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.cli import UserError
+from utils.dataset_checks import Found, PixelReport, check_table, judge_pixels, read_pixels
+from utils.dataset_records import (
+    SPLITS,
+    TABLE_KINDS,
+    USUAL_COLUMNS,
+    Columns,
+    DatasetError,
+    Problem,
+    Record,
+    Table,
+)
+from utils.dataset_sources import read_source
+from utils.run_folder import get_logger, write_csv
+
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetError",
+    "Examination",
+    "Problem",
+    "Record",
+    "examine_dataset",
+    "load_dataset",
+    "write_dataset",
+]
+
+COLUMN_ORDER = ("file_name", "text", "label", "patient_id", "split", "source", "modality")
+
+_logger = get_logger("dataset")
+
+
+class Dataset(Sequence[Record]):
+    """Records known to be sound.
+
+    Attributes:
+        records: In the order of the table.
+        root: Folder of the data set; None for one from the hub.
+        skipped: One problem per row that ``skip_invalid`` dropped.
+        notes: What is no problem but should be told, e.g. how 16-bit images are windowed.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        root: Path | None,
+        skipped: Iterable[Problem] = (),
+        notes: Iterable[str] = (),
+    ) -> None:
+        self.records = tuple(records)
+        self.root = root
+        self.skipped = tuple(skipped)
+        self.notes = tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The distinct labels, sorted."""
+        return sorted({label for record in self.records for label in record.labels})
+
+    @cached_property
+    def multi_label(self) -> bool:
+        """Whether an image has more than one label."""
+        return any(len(record.labels) > 1 for record in self.records)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the records' columns, in order, as hex; the pixels are not in it."""
+        digest = hashlib.sha256()
+        for record in self.records:
+            digest.update(json.dumps(sorted(record.row.items())).encode())
+        return digest.hexdigest()
+
+    def select(self, indices: Iterable[int]) -> "Dataset":
+        """A data set of the records at these indices, in this order."""
+        return Dataset((self.records[index] for index in indices), self.root, notes=self.notes)
+
+
+class Examination(NamedTuple):
+    """A source with everything found out about it, sound or not.
+
+    Attributes:
+        table: What was read.
+        problems: (index of the record or None, problem), table first, then pixels.
+        kept: Indices of the records of the wanted split.
+        pixels: What decoding told, by index of the record; empty without the pixel check.
+        notes: What is no problem but should be told.
+    """
+
+    table: Table
+    problems: Found
+    kept: list[int]
+    pixels: dict[int, PixelReport]
+    notes: list[str]
+
+
+def examine_dataset(
+    source: Path | str,
+    *,
+    columns: Columns = USUAL_COLUMNS,
+    split: str | None = None,
+    require_text: bool = False,
+    require_label: bool = False,
+    with_pixels: bool = True,
+    num_workers: int | None = None,
+    offline: bool = False,
+) -> Examination:
+    """Read and check a source; nothing that is wrong with its rows raises. See `load_dataset`."""
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    table = read_source(source, columns, offline=offline)
+    problems = check_table(table, require_text=require_text, require_label=require_label)
+    kept = list(range(len(table.records)))
+    if split is not None and "split" in table.columns:
+        kept = [index for index in kept if table.records[index].split == split]
+        if not kept and table.records:
+            problems.append((None, Problem(table.name, "no rows", f"none is in split {split}")))
+    notes = list(table.notes)
+    pixels: dict[int, PixelReport] = {}
+    if with_pixels:
+        bad = {index for index, _ in problems}
+        indexed = [(index, table.records[index]) for index in kept if index not in bad]
+        reports = read_pixels([record for _, record in indexed], num_workers=num_workers)
+        pixels = {index: report for (index, _), report in zip(indexed, reports)}
+        found, depth_notes = judge_pixels(indexed, reports)
+        problems += found
+        notes += depth_notes
+    return Examination(table, problems, kept, pixels, notes)
+
+
+def load_dataset(
+    source: Path | str,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    label_column: str | None = None,
+    patient_column: str | None = None,
+    split: str | None = None,
+    require_text: bool = False,
+    require_label: bool = False,
+    check_pixels: bool = True,
+    skip_invalid: bool = False,
+    num_workers: int | None = None,
+    offline: bool = False,
+) -> Dataset:
+    """Read a data set and check all of it before anything else happens.
+
+    Args:
+        source: Anything `utils.dataset_sources.read_source` knows.
+        image_column: The user's name of ``file_name``; likewise the next three of ``text``,
+            ``label``, ``patient_id``. The records have the project's names.
+        caption_column: See above.
+        label_column: See above.
+        patient_column: See above.
+        split: Keep train, val or test, if there is a column ``split``. Tables are checked in
+            whole, pixels in this split only.
+        require_text: Whether an empty text is a problem.
+        require_label: Whether an image without label is a problem.
+        check_pixels: Decode every image once, in parallel; finds broken files and duplicates.
+            Of several processes that train together one should check.
+        skip_invalid: Drop the rows with a problem, and log how many; else they raise.
+        num_workers: Processes that decode; default: one per core.
+        offline: Forbid downloads.
+
+    Raises:
+        DatasetError: With all problems at once, file and line.
+        UserError: If the source does not exist.
+    """
+    examination = examine_dataset(
+        source,
+        columns=Columns(image_column, caption_column, label_column, patient_column),
+        split=split,
+        require_text=require_text,
+        require_label=require_label,
+        with_pixels=check_pixels,
+        num_workers=num_workers,
+        offline=offline,
+    )
+    table, problems = examination.table, examination.problems
+    fatal = any(problem.kind in TABLE_KINDS for _, problem in problems)
+    if problems and (fatal or not skip_invalid):
+        raise DatasetError(source, [problem for _, problem in problems])
+    bad = {index for index, _ in problems}
+    sound = [table.records[index] for index in examination.kept if index not in bad]
+    if not sound:
+        nothing = Problem(table.name, "no rows", "nothing is left after dropping these")
+        raise DatasetError(source, [*(problem for _, problem in problems), nothing])
+    skipped = _one_per_row(problems)
+    for note in examination.notes:
+        _logger.info("%s: %s", source, note)
+    if skipped:
+        _logger.warning("%s: %d rows dropped, first: %s", source, len(skipped), skipped[0])
+    return Dataset(sound, table.root, skipped, examination.notes)
+
+
+def _one_per_row(problems: Found) -> list[Problem]:
+    seen: dict[object, Problem] = {}
+    for index, problem in problems:
+        seen.setdefault(problem.where if index is None else index, problem)
+    return list(seen.values())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ";".join(map(str, value))
+    return str(value)
+
+
+def write_dataset(
+    folder: Path | str,
+    rows: Iterable[Mapping[str, object]],
+    *,
+    fieldnames: Sequence[str] | None = None,
+) -> Path:
+    """Write ``metadata.csv``, atomically; the images it names should be there already.
+
+    Args:
+        folder: The dataset folder.
+        rows: One per image, with ``file_name`` relative to the folder. None is an empty cell, a
+            list of labels is joined by ``;``.
+        fieldnames: All columns, if the rows do not show them; the usual ones always come first.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        UserError: If a row has no ``file_name``, or one that leads out of the folder.
+    """
+    rows = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    seen = dict.fromkeys(("file_name", *(fieldnames or ())))
+    for number, row in enumerate(rows, start=1):
+        name = row.get("file_name", "")
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"row {number}: file_name {name!r} is not a path within {folder}")
+        seen.update(dict.fromkeys(row))
+    columns = [name for name in COLUMN_ORDER if name in seen]
+    columns += [name for name in seen if name not in COLUMN_ORDER]
+    path = Path(folder) / "metadata.csv"
+    write_csv(path, rows, columns)
+    return path
