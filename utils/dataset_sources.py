@@ -45,7 +45,8 @@ def read_source(source: Path | str, columns: Columns, *, offline: bool) -> Table
         if path.suffix.lower() not in (".csv", ".jsonl"):
             raise UserError(f"{source}: a file, but neither .csv, .jsonl nor .tar")
         return read_table(path, columns, foreign=path.name not in METADATA_NAMES)
-    if not _HUB_NAME.fullmatch(str(source)):
+    mistyped = "/" in str(source) and path.parent.is_dir()
+    if mistyped or not _HUB_NAME.fullmatch(str(source)):
         raise UserError(f"{source}: no such file or folder")
     from utils.dataset_hub import read_hub
 
