@@ -7,7 +7,7 @@ images and a ``metadata.csv`` (UTF-8) that names them relative to the folder; pl
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -121,17 +121,28 @@ def examine_dataset(
     *,
     columns: Columns = USUAL_COLUMNS,
     split: str | None = None,
-    require_text: bool = False,
-    require_label: bool = False,
+    required: Collection[str] = (),
+    filled: Collection[str] = (),
     with_pixels: bool = True,
     num_workers: int | None = None,
     offline: bool = False,
 ) -> Examination:
-    """Read and check a source; nothing that is wrong with its rows raises. See `load_dataset`."""
+    """Read and check a source; nothing that is wrong with its rows raises.
+
+    Args:
+        source: See `load_dataset`, as for the other arguments that are not named here.
+        columns: The user's column names.
+        split: Keep this one, if there is a column ``split``.
+        required: Columns that must be there and have no empty cell.
+        filled: Columns that must have no empty cell if they are there.
+        with_pixels: Decode every image.
+        num_workers: Processes that decode.
+        offline: Forbid downloads.
+    """
     if split is not None and split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
     table = read_source(source, columns, offline=offline)
-    problems = check_table(table, require_text=require_text, require_label=require_label)
+    problems = check_table(table, required=required, filled=filled)
     kept = list(range(len(table.records)))
     if split is not None and "split" in table.columns:
         kept = [index for index in kept if table.records[index].split == split]
@@ -192,8 +203,7 @@ def load_dataset(
         source,
         columns=Columns(image_column, caption_column, label_column, patient_column),
         split=split,
-        require_text=require_text,
-        require_label=require_label,
+        required=["text"] * require_text + ["label"] * require_label,
         with_pixels=check_pixels,
         num_workers=num_workers,
         offline=offline,

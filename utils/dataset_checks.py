@@ -1,22 +1,17 @@
 """What can be wrong with a table and with its pixels; every check reports all it finds."""
 
-import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from utils.cli import available_cores
 from utils.dataset_records import SPLITS, HubImage, Problem, Record, Table
 from utils.dataset_tables import missing_column
 from utils.image_files import ImageError, ImageInfo, Window, decode, pixel_hash, to_8bit
 from utils.image_files import value_window as window_of
+from utils.workers import map_in_processes
 
 MIN_SIDE_PX = 8  # one latent of Stable Diffusion's VAE
-MIN_IMAGES_FOR_PROCESSES = 256  # starting a worker takes as long as decoding some 100 images
 
 Found = list[tuple[int | None, Problem]]
 
@@ -31,50 +26,62 @@ class PixelReport(NamedTuple):
     detail: str = ""
 
 
-def check_table(table: Table, *, require_text: bool, require_label: bool) -> Found:
+def check_table(
+    table: Table, *, required: Collection[str] = (), filled: Collection[str] = ()
+) -> Found:
     """Check everything that needs no pixels.
 
+    Args:
+        table: The table.
+        required: Columns that must be there and have no empty cell.
+        filled: Columns that must have no empty cell if they are there.
+
     Returns:
-        (index of the record or None, problem) for each finding, by row.
+        (index of the record or None, problem) for each finding; those of a row in its order.
     """
     found = list(table.problems)
     header_is_bad = not table.columns and bool(table.problems)
-    for name, required in (("text", require_text), ("label", require_label)):
-        if required and name not in table.columns and not header_is_bad:
+    for name in required:
+        if name not in table.columns and not header_is_bad:
             found.append((None, missing_column(f"{table.name}:1", name, table.columns)))
     if not table.records and not table.problems:
         found.append((None, Problem(table.name, "no rows", "the table has no image")))
+    wanted = [name for name in table.columns if name in required or name in filled]
     by_row = [
         *_check_paths(table),
-        *_check_cells(
-            table.records,
-            require_text=require_text and "text" in table.columns,
-            require_label=require_label and "label" in table.columns,
-        ),
+        *_check_cells(table.records, wanted),
+        *_check_splits(table.records),
     ]
     return found + sorted(by_row, key=lambda item: item[0])
 
 
-def _check_cells(records: Sequence[Record], *, require_text: bool, require_label: bool) -> Found:
+def _check_cells(records: Sequence[Record], wanted: Collection[str]) -> Found:
+    found: Found = []
+    for index, record in enumerate(records):
+        for name in wanted:
+            cell = record.row.get(name, "")
+            if not (record.labels if name == "label" else cell.strip()):
+                found.append((index, Problem(record.where, f"empty {name}", record.file_name)))
+    return found
+
+
+def _check_splits(records: Sequence[Record]) -> Found:
     found: Found = []
     first_seen: dict[str, Record] = {}
     for index, record in enumerate(records):
-        if require_text and not record.text:
-            found.append((index, Problem(record.where, "empty text", record.file_name)))
-        if require_label and not record.labels:
-            found.append((index, Problem(record.where, "empty label", record.file_name)))
-        if record.split is not None and record.split not in SPLITS:
+        if record.split is None:
+            continue
+        if record.split not in SPLITS:
             detail = f"{record.split!r} is none of {', '.join(SPLITS)}"
             found.append((index, Problem(record.where, "unknown split", detail)))
-        if record.patient_id is None or record.split is None:
-            continue
-        first = first_seen.setdefault(record.patient_id, record)
-        if first.split != record.split:
-            detail = (
-                f"patient {record.patient_id} is in {record.split} here "
-                f"and in {first.split} at {first.where}"
-            )
-            found.append((index, Problem(record.where, "patient in two splits", detail)))
+        elif record.patient_id is not None:
+            first = first_seen.setdefault(record.patient_id, record)
+            if first.split != record.split:
+                detail = (
+                    f"patient {record.patient_id} is in {record.split} here "
+                    f"and in {first.split} at {first.where}"
+                )
+                found.append((index, Problem(record.where, "patient in two splits", detail)))
     return found
 
 
@@ -177,19 +184,12 @@ def read_pixels(records: Sequence[Record], *, num_workers: int | None = None) ->
         records: The images.
         num_workers: Processes; 0 decodes here. Default: one per core, and none for few images.
     """
+    if any(isinstance(record.source, HubImage) for record in records):
+        num_workers = 0  # the hub's table would be copied to the workers with every image
     sources = [record.image_source for record in records]
-    on_hub = any(isinstance(record.source, HubImage) for record in records)
-    if num_workers is None:
-        few = len(records) < MIN_IMAGES_FOR_PROCESSES
-        num_workers = 0 if few else available_cores()
-    bar = {"total": len(sources), "desc": "checking pixels", "unit": "img", "mininterval": 0.5}
-    if num_workers == 0 or on_hub:  # a hub table would be copied to the workers with every image
-        return list(tqdm(map(report_pixels, sources), **bar))
-    # Not fork: torch's threads may be running, and a forked copy of their locks hangs.
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        return list(tqdm(pool.map(report_pixels, sources, chunksize=16), **bar))
+    return map_in_processes(
+        report_pixels, sources, description="checking pixels", num_workers=num_workers
+    )
 
 
 def judge_pixels(
