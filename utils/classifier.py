@@ -1,0 +1,261 @@
+"""A diagnosis classifier as a folder: load, save, probabilities and features of images.
+
+``config.json`` says which network, labels and preprocessing; ``model.safetensors`` holds the
+weights. The same folder is the quality gate of sampling and a feature extractor of evaluation.
+Shapes: N images, L labels, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save, save_file
+
+from utils import images as pictures
+from utils.backbone_weights import read_state
+from utils.backbones import Network, build_network
+from utils.cli import UserError
+from utils.run_folder import atomic_path, sha256_file, write_json
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What the weights need to be understood.
+
+    Attributes:
+        backbone: ``small`` or a torchvision model name.
+        labels: Names of the L outputs, in order.
+        multi_label: Independent (sigmoid) outputs instead of exclusive ones (softmax).
+        resolution: Side of the network's input in pixels.
+        resize_mode: How images are brought to it, see ``utils.images.resize``.
+        mean: Mean gray value of the training images in [0, 1]; used by ``small``.
+        std: Standard deviation of the gray values; used by ``small``.
+        data_hash: Fingerprint of the training data.
+        initial_weights: What the backbone started from, in words.
+        format: Version of this folder's layout.
+    """
+
+    backbone: str
+    labels: tuple[str, ...]
+    multi_label: bool
+    resolution: int
+    resize_mode: str
+    mean: float
+    std: float
+    data_hash: str
+    initial_weights: str = "random weights"
+    format: int = FORMAT
+
+
+def to_gray(image: Image.Image, *, resolution: int, resize_mode: str) -> np.ndarray:
+    """The network's view of an image: (H, W) uint8, H = W = resolution.
+
+    Colour is dropped: the scans are gray, and a generator's faint tint is no finding. A random
+    crop is a matter of training only; here it is the central one.
+    """
+    mode = "center_crop" if resize_mode == "random_crop" else resize_mode
+    return np.asarray(pictures.resize(image.convert("L"), resolution, mode), dtype=np.uint8)
+
+
+def to_unit(gray: torch.Tensor) -> torch.Tensor:
+    """(B, H, W) uint8 to the (B, 1, H, W) float32 in [0, 1] that networks and augmentation take."""
+    return gray.unsqueeze(1).float() / 255
+
+
+def probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:
+    """Logits (B, L) to probabilities (B, L): sigmoid if ``multi_label``, else softmax."""
+    return logits.float().sigmoid() if multi_label else logits.float().softmax(dim=1)
+
+
+class Classifier:
+    """A trained network with its labels and preprocessing, ready to judge images."""
+
+    def __init__(self, config: ClassifierConfig, network: Network, *, device: str = "cpu"):
+        """Take over a network; it is moved to ``device`` and set to evaluation."""
+        self.config = config
+        self.device = device
+        self.network = network.to(device).eval()
+        self._sha256: str | None = None
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: str = "cpu") -> Classifier:
+        """Read a classifier folder.
+
+        Raises:
+            FileNotFoundError: If the folder or one of its two files is missing.
+            UserError: If the configuration is broken or the weights do not fit it.
+        """
+        folder = Path(path)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder}: no classifier here ({name} is missing); semi_supervised.py "
+                    f"writes one as OUTPUT_DIR/classifier"
+                )
+        config = _read_config(folder / CONFIG_NAME)
+        network = build_network(
+            config.backbone,
+            num_labels=len(config.labels),
+            resolution=config.resolution,
+            seed=0,
+            mean=config.mean,
+            std=config.std,
+        )
+        state = read_state(folder / WEIGHTS_NAME)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(
+                f"{folder / WEIGHTS_NAME}: the weights are not those of {CONFIG_NAME}: {error}"
+            ) from error
+        classifier = cls(config, network, device=device)
+        classifier._sha256 = sha256_file(folder / WEIGHTS_NAME)
+        return classifier
+
+    def save(self, path: Path | str) -> None:
+        """Write the folder; the configuration last, so that a half-written one does not load."""
+        folder = Path(path)
+        with atomic_path(folder / WEIGHTS_NAME) as temporary:
+            save_file(self._state(), temporary, metadata={"format": "pt"})
+        self._sha256 = sha256_file(folder / WEIGHTS_NAME)
+        write_json(folder / CONFIG_NAME, asdict(self.config))
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return list(self.config.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether labels may occur together."""
+        return self.config.multi_label
+
+    @property
+    def resolution(self) -> int:
+        """Side of the network's input in pixels."""
+        return self.config.resolution
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the weight file, the same before and after saving."""
+        if self._sha256 is None:
+            self._sha256 = hashlib.sha256(save(self._state(), {"format": "pt"})).hexdigest()
+        return self._sha256
+
+    def predict(
+        self,
+        images: Iterable[Image.Image],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> np.ndarray:
+        """Probabilities of the labels; arguments as in ``predict_and_features``.
+
+        Returns:
+            (N, L) float32: softmax, or sigmoid if ``multi_label``.
+        """
+        return self.predict_and_features(images, batch_size=batch_size, progress=progress)[0]
+
+    def features(
+        self,
+        images: Iterable[Image.Image],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> np.ndarray:
+        """Penultimate layer; arguments as in ``predict_and_features``.
+
+        Returns:
+            (N, D) float32.
+        """
+        return self.predict_and_features(images, batch_size=batch_size, progress=progress)[1]
+
+    def predict_and_features(
+        self,
+        images: Iterable[Image.Image],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and features in one pass.
+
+        Args:
+            images: PIL images of any mode and size, read one batch at a time.
+            batch_size: Images at once; changes speed and memory, not the result.
+            progress: Called with the number of images of each batch done, as ``tqdm.update``.
+
+        Returns:
+            (N, L) and (N, D), both float32.
+        """
+        view = {"resolution": self.resolution, "resize_mode": self.config.resize_mode}
+        gray = (to_gray(image, **view) for image in images)
+        return self.predict_gray(gray, batch_size=batch_size, progress=progress)
+
+    @torch.inference_mode()
+    def predict_gray(
+        self,
+        gray: Iterable[np.ndarray],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int], object] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As ``predict_and_features``, for images that ``to_gray`` has prepared."""
+        self.network.eval()
+        probs = [np.empty((0, len(self.labels)), np.float32)]
+        feats = [np.empty((0, self.network.head.in_features), np.float32)]
+        for batch in batched(gray, batch_size):
+            pixels = torch.from_numpy(np.stack(batch)).to(self.device)
+            features = self.network.features(to_unit(pixels))
+            logits = self.network.head(features)
+            probs.append(probabilities(logits, multi_label=self.multi_label).cpu().numpy())
+            feats.append(features.float().cpu().numpy())
+            if progress is not None:
+                progress(len(batch))
+        return np.concatenate(probs), np.concatenate(feats)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """The tensors as they are written: contiguous, on the CPU."""
+        state = self.network.state_dict()
+        return {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
+
+
+def batched(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Lists of ``size`` items, the last one shorter (``itertools.batched`` needs Python 3.12)."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _read_config(path: Path) -> ClassifierConfig:
+    """The configuration, with every field checked for presence and kind."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UserError(f"{path}: not JSON: {error}") from error
+    names = [field.name for field in fields(ClassifierConfig)]
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UserError(f"{path}: not the configuration of a classifier of format {FORMAT}")
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(f"{path}: {', '.join(missing)} missing")
+    config = ClassifierConfig(**{name: found[name] for name in names})
+    labels = config.labels
+    if not isinstance(labels, list) or not labels or len(set(map(str, labels))) < len(labels):
+        raise UserError(f"{path}: labels must be a list of different names, not {labels!r}")
+    if not isinstance(config.resolution, int) or config.resolution < 1:
+        raise UserError(f"{path}: resolution must be a positive integer, not {config.resolution!r}")
+    if config.resize_mode not in pictures.RESIZE_MODES:
+        raise UserError(f"{path}: resize_mode is {config.resize_mode!r}")
+    return replace(config, labels=tuple(map(str, labels)))
