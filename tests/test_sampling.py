@@ -1,0 +1,241 @@
+"""Samplers against closed forms and against StableDiffusionPipeline; images against their company."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from utils.cli import UserError
+from utils.image_sampler import CPU_GROUP, ImageSampler, PromptEncoder
+from utils.sampling import (
+    SAMPLERS,
+    Settings,
+    draw_noise,
+    guide,
+    image_seed,
+    make_scheduler,
+    sample_latents,
+)
+
+CONFIG = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+    "prediction_type": "epsilon",
+}
+ZERO_SNR = CONFIG | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+WITHOUT_PNDM = [name for name in SAMPLERS if name != "pndm"]
+PROMPTS = ["macular edema with cysts", "normal retina", "drusen", "normal retina", "scar", "hole"]
+
+
+class PerfectDenoiser:
+    """The network that training on one single latent would give, in closed form."""
+
+    dtype = torch.float32
+
+    def __init__(self, latent: torch.Tensor, scheduler) -> None:
+        self._latent = latent
+        self._scheduler = scheduler
+
+    def __call__(self, inputs, timestep, encoder_hidden_states):
+        alpha_squared = self._scheduler.alphas_cumprod[int(timestep)].double()
+        alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        noise = (inputs.double() - alpha * self._latent) / sigma
+        velocity = alpha * noise - sigma * self._latent
+        is_v = self._scheduler.config.prediction_type == "v_prediction"
+        sample = velocity if is_v else noise
+        return type("Output", (), {"sample": sample.float()})()
+
+
+def _land(config: dict, sampler: str, num_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    latent = torch.linspace(-2.5, 3.0, 4 * 6 * 6).reshape(1, 4, 6, 6)
+    scheduler = make_scheduler(config, sampler, num_steps)
+    noise, generators = draw_noise([7], (4, 6, 6))
+    landed = sample_latents(
+        PerfectDenoiser(latent, scheduler),
+        scheduler,
+        noise=noise,
+        text=torch.zeros(1, 3, 5),
+        no_text=None,
+        generators=generators,
+        settings=Settings(sampler=sampler, num_steps=num_steps, guidance_scale=1),
+    )
+    return landed, latent
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_sampler_lands_on_the_only_image_it_was_trained_on(sampler, prediction):
+    landed, latent = _land(CONFIG | {"prediction_type": prediction}, sampler, 25)
+    # DDIM, PNDM and Euler end at the noise of training step 0 or 1 (sigma 0.03 to 0.04).
+    assert (landed - latent).abs().max() < 0.12
+    assert (landed - latent).abs().mean() < 0.04
+
+
+@pytest.mark.parametrize("sampler", WITHOUT_PNDM)
+@pytest.mark.parametrize("num_steps", [1, 2, 25])
+def test_a_zero_snr_model_is_sampled_right_in_any_number_of_steps(sampler, num_steps):
+    landed, latent = _land(ZERO_SNR, sampler, num_steps)
+    assert (landed - latent).abs().max() < 0.12
+
+
+@pytest.mark.parametrize("sampler", WITHOUT_PNDM)
+def test_a_zero_snr_model_starts_at_the_last_training_step(sampler):
+    scheduler = make_scheduler(ZERO_SNR | {"timestep_spacing": "leading"}, sampler, 10)
+    scheduler.set_timesteps(10)
+    assert int(scheduler.timesteps[0]) == 999
+
+
+@pytest.mark.parametrize(
+    ("config", "sampler", "num_steps", "word"),
+    [
+        (ZERO_SNR, "pndm", 25, "pndm cannot start from zero terminal SNR"),
+        (ZERO_SNR | {"prediction_type": "epsilon"}, "ddim", 25, "train it with v_prediction"),
+        (CONFIG | {"prediction_type": "sample"}, "euler", 25, "'sample'"),
+        (CONFIG, "ddim", 1001, "--num_inference_steps 1001"),
+        (CONFIG, "pndm", 1, "pndm takes 2 to 1000"),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_refused(config, sampler, num_steps, word):
+    with pytest.raises(UserError, match=word):
+        make_scheduler(config, sampler, num_steps)
+
+
+def test_guidance_of_scale_one_is_the_prediction_with_text():
+    with_text, without_text = torch.randn(2, 3, 4, 8, 8)
+    guided = guide(with_text, without_text, scale=1.0, rescale=0.0)
+    torch.testing.assert_close(guided, with_text)
+
+
+def test_full_rescaling_gives_each_image_the_spread_of_its_prediction_with_text():
+    with_text, without_text = torch.randn(2, 3, 4, 8, 8) * torch.tensor([1.0, 2, 3]).view(
+        3, 1, 1, 1
+    )
+    guided = guide(with_text, without_text, scale=9.0, rescale=1.0)
+    torch.testing.assert_close(guided.std((1, 2, 3)), with_text.std((1, 2, 3)))
+
+
+def test_seeds_differ_between_images_attempts_and_runs():
+    seeds = {image_seed(s, i, a) for s in range(5) for i in range(200) for a in range(3)}
+    assert len(seeds) == 5 * 200 * 3
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_seeds_are_pinned_because_published_sets_are_drawn_again_by_them():
+    assert [image_seed(0, 0), image_seed(0, 1), image_seed(42, 7, 2)] == [
+        2893166218,
+        2893166219,
+        3455414174,
+    ]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_pipeline):
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def make_sampler(pipeline, **settings) -> ImageSampler:
+    return ImageSampler(
+        unet=copy.deepcopy(pipeline.unet),
+        vae=copy.deepcopy(pipeline.vae),
+        encoder=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder),
+        scheduler_config=pipeline.scheduler.config,
+        settings=Settings(**settings),
+        resolution=64,
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"sampler": sampler} for sampler in SAMPLERS),
+        {"sampler": "ddim", "eta": 0.7},
+        {"guidance_scale": 9.0, "guidance_rescale": 0.7},
+        {"guidance_scale": 1.0},
+        {"negative_prompt": "blurred, dark"},
+    ],
+    ids=str,
+)
+def test_images_agree_with_the_plain_pipeline_within_one_grey_level(pipeline, settings):
+    settings = {"num_steps": 6} | settings
+    seeds = [image_seed(3, index) for index in range(2)]
+    ours = make_sampler(pipeline, **settings).sample(PROMPTS[:2], seeds)
+    full = Settings(**settings)
+    plain = copy.copy(pipeline)
+    plain.scheduler = make_scheduler(pipeline.scheduler.config, full.sampler, full.num_steps)
+    theirs = plain(
+        PROMPTS[:2],
+        negative_prompt=[full.negative_prompt] * 2,
+        num_inference_steps=full.num_steps,
+        guidance_scale=full.guidance_scale,
+        guidance_rescale=full.guidance_rescale,
+        eta=full.eta,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="np",
+    ).images
+    ours_in_grey_levels = (ours.permute(0, 2, 3, 1).numpy() / 2 + 0.5).clip(0, 1) * 255
+    assert np.abs(ours_in_grey_levels - theirs * 255).max() < 1
+    assert theirs.std() > 0.01
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampler": "ddim", "eta": 1.0}], ids=str)
+def test_an_image_is_the_same_to_the_last_bit_in_any_company(pipeline, settings):
+    sampler = make_sampler(pipeline, num_steps=3, **settings)
+    seeds = [image_seed(0, index) for index in range(len(PROMPTS))]
+    together = sampler.sample(PROMPTS, seeds)
+    assert len(PROMPTS) % CPU_GROUP
+    for index in range(len(PROMPTS)):
+        alone = sampler.sample([PROMPTS[index]], [seeds[index]])
+        assert torch.equal(alone[0], together[index])
+    reverse = sampler.sample(PROMPTS[::-1], seeds[::-1])
+    assert torch.equal(reverse.flip(0), together)
+
+
+def test_images_do_not_depend_on_the_number_of_threads(pipeline):
+    sampler = make_sampler(pipeline, num_steps=2)
+    before = torch.get_num_threads()
+    images = []
+    for num_threads in (1, 3):
+        torch.set_num_threads(num_threads)
+        images.append(sampler.sample(PROMPTS[:1], [1]))
+        assert torch.get_num_threads() == num_threads
+    torch.set_num_threads(before)
+    assert torch.equal(*images)
+
+
+def test_each_prompt_is_encoded_once(pipeline):
+    texts = []
+    hook = pipeline.text_encoder.register_forward_hook(lambda *_: texts.append(1))
+    sampler = make_sampler(pipeline, num_steps=1)
+    for _ in range(2):
+        sampler.sample(PROMPTS, range(len(PROMPTS)))
+    hook.remove()
+    assert len(texts) == len(set(PROMPTS)) + 1  # and the negative prompt
+
+
+def test_tokens_beyond_the_limit_are_counted(pipeline):
+    encoder = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
+    assert encoder.max_tokens == 77
+    assert encoder.num_tokens("scan") == 6  # four letters, start, end
+    assert encoder.num_tokens("x " * 200) == 202
+
+
+def test_a_resolution_the_decoder_cannot_make_is_refused(pipeline):
+    with pytest.raises(UserError, match="--resolution 60"):
+        ImageSampler(
+            unet=pipeline.unet,
+            vae=pipeline.vae,
+            encoder=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder),
+            scheduler_config=pipeline.scheduler.config,
+            settings=Settings(),
+            resolution=60,
+        )

@@ -1,0 +1,279 @@
+"""What to draw: prompts with their labels from the command line, a file or a data set; the plan.
+
+A prompt is one line: white space is folded, as CLIP's tokenizer does it anyway, so that a prompt
+is one line in every table.
+"""
+
+import csv
+import io
+import random
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from utils.cli import UserError
+from utils.dataset import load_dataset
+from utils.dataset_records import MAX_LISTED_PROBLEMS, Problem, split_labels
+from utils.dataset_tables import decode_utf8
+from utils.run_folder import get_logger
+
+PROMPT_COLUMNS = ("text", "prompt", "caption")  # in a CSV, any case; the first found is taken
+MAX_PROMPT_CHARS = 100_000  # the csv module reads no longer fields than 131,072
+
+_logger = get_logger("prompts")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One text to draw.
+
+    Attributes:
+        text: One line, not empty.
+        label: Diagnoses the image is meant to show, joined by ``;``; empty if unknown.
+        modality: OCT, CXR, ...; empty if unknown.
+        where: Where it was read (``prompts.csv:3``), for messages.
+    """
+
+    text: str
+    label: str
+    modality: str
+    where: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the text, as hex: names the prompt where the text itself must not appear."""
+        return sha256(self.text.encode()).hexdigest()
+
+
+class PromptError(UserError):
+    """Everything that is wrong with the prompts of one source, file and line."""
+
+    def __init__(self, source: object, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"{source}: {len(problems)} problem{'s' * (len(problems) != 1)}"]
+        lines += [f"  {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
+        if len(problems) > MAX_LISTED_PROBLEMS:
+            lines.append(f"  ... and {len(problems) - MAX_LISTED_PROBLEMS} more")
+        super().__init__("\n".join(lines))
+
+
+def fold_spaces(text: str) -> str:
+    """Text on one line: runs of white space become one blank, none at the ends."""
+    return " ".join(text.split())
+
+
+def text_problem(text: str) -> tuple[str, str] | None:
+    """What forbids a (folded) text as a prompt: (kind, particulars), or None."""
+    if len(text) > MAX_PROMPT_CHARS:
+        return "prompt too long", f"{len(text)} characters, the limit is {MAX_PROMPT_CHARS}"
+    for position, character in enumerate(text, start=1):
+        if unicodedata.category(character) in ("Cc", "Cs"):  # controls, halves of a character
+            return "control character", f"U+{ord(character):04X} at character {position}"
+    return None
+
+
+def _collect(
+    rows: Iterable[tuple[str, str, str, str]], source: object, problems: list[Problem]
+) -> list[Prompt]:
+    """Prompts of (text, label, modality, where) rows; raises with all that is wrong."""
+    prompts = []
+    for raw_text, label, modality, where in rows:
+        text = fold_spaces(raw_text)
+        problem = text_problem(text) if text else ("empty text", "nothing to draw")
+        if problem is not None:
+            problems.append(Problem(where, *problem))
+            continue
+        labels = ";".join(fold_spaces(name) for name in split_labels(label))
+        prompts.append(Prompt(text, labels, fold_spaces(modality), where))
+    if problems:
+        raise PromptError(source, problems)
+    if not prompts:
+        raise PromptError(source, [Problem(str(source), "no prompts", "it has none")])
+    return prompts
+
+
+def prompts_from_flags(texts: Sequence[str], labels: Sequence[str] | None) -> list[Prompt]:
+    """Prompts given on the command line.
+
+    Args:
+        texts: The prompts.
+        labels: None, or one for each prompt.
+
+    Raises:
+        PromptError: If a prompt is empty or holds control characters.
+    """
+    rows = (
+        (text, label, "", f"--prompt {number}")
+        for number, (text, label) in enumerate(zip(texts, labels or [""] * len(texts)), start=1)
+    )
+    return _collect(rows, "--prompt", [])
+
+
+def read_prompts_file(path: Path) -> list[Prompt]:
+    """Prompts of a text file (one a line, empty lines skipped) or a CSV.
+
+    Args:
+        path: ``.txt``, or ``.csv`` with a column ``text`` (or ``prompt``, ``caption``), and
+            ``label`` and ``modality`` if there are such; other columns are ignored. UTF-8, with
+            or without byte order mark.
+
+    Raises:
+        PromptError: With everything that is wrong, by line.
+    """
+    if path.suffix.lower() not in (".txt", ".csv"):
+        problem = Problem(path.name, "unknown kind", "a file of prompts ends in .txt or .csv")
+        raise PromptError(path, [problem])
+    text, problem = decode_utf8(path.read_bytes(), path.name)
+    if problem is not None:
+        raise PromptError(path, [problem])
+    problems: list[Problem] = []
+    if path.suffix.lower() == ".txt":
+        return _collect(_lines(text, path.name), path, problems)
+    return _collect(_csv_rows(text, path.name, problems), path, problems)
+
+
+def _lines(text: str, name: str) -> Iterator[tuple[str, str, str, str]]:
+    num_empty = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield line, "", "", f"{name}:{number}"
+        else:
+            num_empty += 1
+    num_empty -= not text or text.endswith("\n")  # what follows the last line end is no line
+    if num_empty:
+        _logger.info("%s: %d empty line(s) skipped", name, num_empty)
+
+
+def _csv_rows(text: str, name: str, problems: list[Problem]) -> Iterator[tuple[str, str, str, str]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    line = 1
+    try:
+        header = [column.strip().lower() for column in next(reader, [])]
+        text_column = next((column for column in PROMPT_COLUMNS if column in header), None)
+        if text_column is None:
+            problems.append(_missing_text_column(f"{name}:1", header))
+            return
+        line = reader.line_num + 1
+        for values in reader:
+            where = f"{name}:{line}"
+            line = reader.line_num + 1
+            if values and len(values) != len(header):
+                detail = f"{len(values)} fields, the header has {len(header)} (quote commas)"
+                problems.append(Problem(where, "broken row", detail))
+            elif values:
+                row = dict(zip(header, values))
+                yield row[text_column], row.get("label", ""), row.get("modality", ""), where
+    except csv.Error as error:
+        detail = f"{error}; nothing from this row on was read (a quote left open?)"
+        problems.append(Problem(f"{name}:{line}", "broken CSV", detail))
+
+
+def _missing_text_column(where: str, header: Sequence[str]) -> Problem:
+    columns = ", ".join(header) or "none"
+    hint = "; use commas between fields" if any(";" in name for name in header) else ""
+    wanted = " or ".join(PROMPT_COLUMNS)
+    return Problem(where, "missing column", f"{wanted} (columns: {columns}){hint}")
+
+
+def prompts_from_dataset(source: Path | str, *, split: str, offline: bool = False) -> list[Prompt]:
+    """The captions and labels of a data set, one prompt per image.
+
+    Args:
+        source: Anything `utils.dataset.load_dataset` reads; its pixels are not looked at.
+        split: train, val or test; all rows are taken where the data set has no column ``split``.
+        offline: Forbid downloads.
+
+    Raises:
+        DatasetError: If the table is unsound, has no captions, or nothing in the split.
+        PromptError: If a caption holds control characters.
+    """
+    dataset = load_dataset(
+        source, split=split, require_text=True, check_pixels=False, offline=offline
+    )
+    if all(record.split is None for record in dataset):
+        _logger.info("%s has no column split: captions of all its images are taken", source)
+    elif split != "train":
+        _logger.warning(
+            "prompts are of the %s split: keep these images away from what is judged on it", split
+        )
+    rows = (
+        (record.text, ";".join(record.labels), record.row.get("modality", ""), record.where)
+        for record in dataset
+    )
+    return _collect(rows, source, [])
+
+
+def plan_images(
+    prompts: Sequence[Prompt],
+    *,
+    num_images: int | None,
+    images_per_prompt: int | None,
+    class_balanced: bool = False,
+    shuffle_seed: int | None = None,
+) -> list[Prompt]:
+    """Decide which prompt each image gets; image *i* gets entry *i*.
+
+    Images of one prompt stand together, prompts in their own order.
+
+    Args:
+        prompts: At least one.
+        num_images: Length of the plan. None: what the prompts times ``images_per_prompt`` give.
+        images_per_prompt: So many images of each prompt that is used (the last one may get
+            fewer). None: one, or as even as ``num_images`` can be spread.
+        class_balanced: Give each label (each combination, for several) the same number of
+            images; needs ``num_images``. Prompts of rare labels are used again and again.
+        shuffle_seed: Seed that picks prompts where not all are used equally. None: the first.
+
+    Raises:
+        UserError: If the prompts do not suffice, or balance is asked of prompts without label.
+    """
+    if num_images is None:
+        return [prompt for prompt in prompts for _ in range(images_per_prompt or 1)]
+    per_use = images_per_prompt or 1
+    num_uses = -(-num_images // per_use)
+    if class_balanced:
+        uses = _balanced_uses(prompts, num_uses, shuffle_seed)
+    else:
+        if images_per_prompt is not None and num_uses > len(prompts):
+            raise UserError(
+                f"--num_images {num_images} needs {num_uses} prompts with "
+                f"--num_images_per_prompt {images_per_prompt}, there are {len(prompts)}"
+            )
+        uses = _spread(num_uses, len(prompts), shuffle_seed)
+    plan = [prompt for prompt, times in zip(prompts, uses) for _ in range(times * per_use)]
+    return plan[:num_images]
+
+
+def _spread(total: int, num_places: int, seed: int | None) -> list[int]:
+    """Split ``total`` into ``num_places`` counts that differ by one at most."""
+    base, extra = divmod(total, num_places)
+    chosen = range(extra) if seed is None else random.Random(seed).sample(range(num_places), extra)
+    counts = [base] * num_places
+    for place in chosen:
+        counts[place] += 1
+    return counts
+
+
+def _balanced_uses(prompts: Sequence[Prompt], total: int, seed: int | None) -> list[int]:
+    unlabeled = [prompt.where for prompt in prompts if not prompt.label]
+    if unlabeled:
+        raise UserError(
+            f"--class_balanced needs a label for every prompt; {len(unlabeled)} have none, "
+            f"first: {unlabeled[0]}"
+        )
+    members: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        members.setdefault(prompt.label, []).append(place)
+    if total < len(members):
+        raise UserError(
+            f"--class_balanced: {len(members)} labels need at least as many prompts, "
+            f"the number of images asked for gives {total}"
+        )
+    uses = [0] * len(prompts)
+    for label, share in zip(sorted(members), _spread(total, len(members), None)):
+        places = members[label]
+        for place, times in zip(places, _spread(share, len(places), seed)):
+            uses[place] = times
+    return uses
