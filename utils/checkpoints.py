@@ -1,0 +1,184 @@
+"""Checkpoints ``checkpoint-<step>``: names, the latest, all-or-nothing saving, pruning.
+
+A checkpoint is filled under a temporary name by every process, sealed with `STATE_FILE`, flushed to
+the disk and renamed; only then do older ones go. A folder without the seal is not complete.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from utils.cli import UserError
+from utils.run_folder import TEMPORARY_PREFIX, get_logger, write_json
+
+STATE_FILE = "training_state.json"
+LATEST = "latest"
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_logger = get_logger("checkpoints")
+
+
+def checkpoint_path(output_dir: Path, step: int) -> Path:
+    """Folder of the checkpoint after this many optimizer steps."""
+    return output_dir / f"checkpoint-{step}"
+
+
+def checkpoint_step(path: Path) -> int:
+    """Number of optimizer steps that a checkpoint's name tells.
+
+    Raises:
+        ValueError: If it is not the name of a checkpoint.
+    """
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path}: not named checkpoint-<step>")
+    return int(match[1])
+
+
+def list_checkpoints(output_dir: Path) -> list[Path]:
+    """All checkpoints of a run, complete or not, by step."""
+    if not output_dir.is_dir():
+        return []
+    found = [path for path in output_dir.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, key=checkpoint_step)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether saving this checkpoint came to its end."""
+    return (checkpoint / STATE_FILE).is_file() and (checkpoint / "unet" / "config.json").is_file()
+
+
+def find_checkpoint(output_dir: Path, target: str) -> Path:
+    """The checkpoint that ``--resume_from_checkpoint`` means.
+
+    Args:
+        output_dir: The run's folder.
+        target: ``latest`` for the last complete one, the name of one in ``output_dir``, or a path.
+
+    Raises:
+        UserError: If there is no such checkpoint, or it is not complete.
+    """
+    if target == LATEST:
+        return _latest(output_dir)
+    inside = output_dir / Path(target).name
+    for path in (Path(target), inside) if len(Path(target).parts) > 1 else (inside, Path(target)):
+        if path.is_dir():
+            if not _NAME.fullmatch(path.name):
+                raise UserError(f"{path}: not a checkpoint, those are named checkpoint-<step>")
+            if not is_complete(path):
+                raise UserError(f"{path}: not a complete checkpoint, {STATE_FILE} or unet missing")
+            return path
+    raise UserError(f"no checkpoint {target!r}, neither as a path nor in {output_dir}")
+
+
+def _latest(output_dir: Path) -> Path:
+    checkpoints = list_checkpoints(output_dir)
+    for path in reversed(checkpoints):
+        if is_complete(path):
+            return path
+        _logger.warning("%s is not complete and is passed over", path)
+    raise UserError(
+        f"{output_dir} has no complete checkpoint to resume from"
+        + (f" ({len(checkpoints)} incomplete)" if checkpoints else "")
+    )
+
+
+def read_state(checkpoint: Path) -> dict:
+    """What was stored beside the weights: step, position in the data, seed, ...
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    path = checkpoint / STATE_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def save_checkpoint(
+    output_dir: Path,
+    state: Mapping[str, object],
+    *,
+    fill: Callable[[Path], None],
+    barrier: Callable[[], None],
+    is_main: bool,
+    total_limit: int | None = None,
+) -> Path:
+    """Save a checkpoint whole or not at all; call it on every process.
+
+    Args:
+        output_dir: The run's folder, on a disk that all processes share.
+        state: Goes to `STATE_FILE`; has at least ``step``.
+        fill: Writes this process's part of the state into a folder.
+        barrier: Waits for every process.
+        is_main: Whether this process renames, seals and prunes.
+        total_limit: Complete checkpoints to keep, this one included; None keeps all.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    final = checkpoint_path(output_dir, int(state["step"]))
+    temporary = output_dir / f"{TEMPORARY_PREFIX}{final.name}"
+    try:
+        if is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        barrier()
+        fill(temporary)
+        barrier()
+        if is_main:
+            write_json(temporary / STATE_FILE, state)
+            _flush(temporary)
+            replace_folder(temporary, final)
+            prune_checkpoints(output_dir, total_limit, keep=final)
+    except BaseException:
+        if is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    barrier()
+    return final
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a complete folder where another may stand; the old one goes only afterwards."""
+    old = target.with_name(f"{TEMPORARY_PREFIX}old-{target.name}")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.replace(old)
+    new.replace(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def prune_checkpoints(output_dir: Path, total_limit: int | None, *, keep: Path) -> list[Path]:
+    """Delete the oldest complete checkpoints beyond the limit, and return them.
+
+    Incomplete ones do not count and are left alone: they are no loss and may be of use.
+
+    Args:
+        output_dir: The run's folder.
+        total_limit: How many to leave, >= 1; None leaves all.
+        keep: The one just written, which stays even where later ones of a former run exist.
+    """
+    complete = [path for path in list_checkpoints(output_dir) if is_complete(path)]
+    too_many = max(0, len(complete) - total_limit) if total_limit else 0
+    removed = [path for path in complete if path != keep][:too_many]
+    for path in removed:
+        # Renamed first, so that a half-deleted one is never taken for a checkpoint.
+        doomed = path.with_name(f"{TEMPORARY_PREFIX}old-{path.name}")
+        path.replace(doomed)
+        shutil.rmtree(doomed)
+        _logger.info("removed %s (--checkpoints_total_limit %d)", path, total_limit)
+    return removed
+
+
+def _flush(folder: Path) -> None:
+    for path in [*sorted(folder.rglob("*")), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
