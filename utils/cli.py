@@ -7,6 +7,7 @@ import argparse
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ _OFFLINE_VARIABLES = (
     "HF_DATASETS_OFFLINE",
     "DIFFUSERS_OFFLINE",
 )
+
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class UserError(ValueError):
@@ -100,6 +104,23 @@ def existing_file(text: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"not a file: {text!r}")
     return path
+
+
+def looks_like_hub_name(text: str) -> bool:
+    """Whether text can be a data set's name on the hub: ``name`` or ``owner/name``.
+
+    ``data/oct`` is not one where a folder ``data`` is here: it is a path mistyped.
+    """
+    return bool(_HUB_NAME.fullmatch(text)) and not ("/" in text and Path(text).parent.is_dir())
+
+
+def data_source(text: str) -> str:
+    """Flag type: whatever `utils.dataset.load_dataset` reads; a path must exist."""
+    if Path(text).expanduser().exists() and text:
+        return text
+    if not text.endswith(".tar") and not looks_like_hub_name(text):
+        raise argparse.ArgumentTypeError(f"no such file or folder: {text!r}")
+    return text
 
 
 def available_cores() -> int:

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import UserError
-from utils.dataset_checks import Found, PixelReport, check_table, judge_pixels, read_pixels
+from utils.dataset_checks import (
+    PATH_KINDS,
+    Found,
+    PixelReport,
+    check_table,
+    judge_pixels,
+    read_pixels,
+)
 from utils.dataset_records import (
     SPLITS,
     TABLE_KINDS,
@@ -34,6 +41,7 @@ __all__ = [
     "Examination",
     "Problem",
     "Record",
+    "accept",
     "examine_dataset",
     "load_dataset",
     "write_dataset",
@@ -103,7 +111,7 @@ class Examination(NamedTuple):
 
     Attributes:
         table: What was read.
-        problems: (index of the record or None, problem), table first, then pixels.
+        problems: (index of the record or None, problem), in the order of the rows.
         kept: Indices of the records of the wanted split.
         pixels: What decoding told, by index of the record; empty without the pixel check.
         notes: What is no problem but should be told.
@@ -151,12 +159,12 @@ def examine_dataset(
     notes = list(table.notes)
     pixels: dict[int, PixelReport] = {}
     if with_pixels:
-        bad = {index for index, _ in problems}
-        indexed = [(index, table.records[index]) for index in kept if index not in bad]
+        lost = {index for index, problem in problems if problem.kind in PATH_KINDS}
+        indexed = [(index, table.records[index]) for index in kept if index not in lost]
         reports = read_pixels([record for _, record in indexed], num_workers=num_workers)
         pixels = {index: report for (index, _), report in zip(indexed, reports)}
         found, depth_notes = judge_pixels(indexed, reports)
-        problems += found
+        problems = sorted(problems + found, key=lambda item: -1 if item[0] is None else item[0])
         notes += depth_notes
     return Examination(table, problems, kept, pixels, notes)
 
@@ -208,6 +216,11 @@ def load_dataset(
         num_workers=num_workers,
         offline=offline,
     )
+    return accept(examination, source, skip_invalid=skip_invalid)
+
+
+def accept(examination: Examination, source: object, *, skip_invalid: bool) -> Dataset:
+    """Data set of an examined source; raises and logs as `load_dataset` says."""
     table, problems = examination.table, examination.problems
     fatal = any(problem.kind in TABLE_KINDS for _, problem in problems)
     if problems and (fatal or not skip_invalid):

@@ -13,6 +13,15 @@ from utils.workers import map_in_processes
 
 MIN_SIDE_PX = 8  # one latent of Stable Diffusion's VAE
 
+# Kinds of problem that leave no file to decode.
+PATH_KINDS = (
+    "empty file name",
+    "duplicate row",
+    "path outside the folder",
+    "missing file",
+    "folder",
+)
+
 Found = list[tuple[int | None, Problem]]
 
 

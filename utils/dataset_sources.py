@@ -1,11 +1,10 @@
 """Find out what a data source is, and read its list of images: no pixel is touched here."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.cli import UserError
+from utils.cli import UserError, looks_like_hub_name
 from utils.dataset_records import Columns, Table, make_record
 from utils.dataset_tables import METADATA_NAMES, read_table
 from utils.image_files import IMAGE_SUFFIXES
@@ -17,7 +16,6 @@ _SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SAVED_TABLES = ("dataset_dict.json", "dataset_info.json")  # of `datasets`' save_to_disk
 
 
@@ -45,8 +43,7 @@ def read_source(source: Path | str, columns: Columns, *, offline: bool) -> Table
         if path.suffix.lower() not in (".csv", ".jsonl"):
             raise UserError(f"{source}: a file, but neither .csv, .jsonl nor .tar")
         return read_table(path, columns, foreign=path.name not in METADATA_NAMES)
-    mistyped = "/" in str(source) and path.parent.is_dir()
-    if mistyped or not _HUB_NAME.fullmatch(str(source)):
+    if not looks_like_hub_name(str(source)):
         raise UserError(f"{source}: no such file or folder")
     from utils.dataset_hub import read_hub
 

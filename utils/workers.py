@@ -35,11 +35,12 @@ def map_in_processes(
         items: Small things that can be pickled: names, not pixels.
         description: What the progress bar says.
         unit: What it counts.
-        num_workers: Processes; 0 works here. Default: one per core, and none for few items.
+        num_workers: Processes; 0 works here, as does any number for few items. Default: one per
+            core.
     """
     if num_workers is None:
-        num_workers = 0 if len(items) < MIN_ITEMS_FOR_PROCESSES else available_cores()
-    if num_workers == 0:
+        num_workers = available_cores()
+    if num_workers == 0 or len(items) < MIN_ITEMS_FOR_PROCESSES:
         return _collect(map(function, items), len(items), description, unit)
     # Not fork: torch's threads may be running, and a forked copy of their locks hangs.
     methods = multiprocessing.get_all_start_methods()

@@ -1,0 +1,172 @@
+"""Bring images of any source into a dataset folder: names, copies, captions by template."""
+
+import errno
+import os
+import re
+import shutil
+import string
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from utils.cli import UserError
+from utils.dataset_records import HubImage, Record
+from utils.image_files import IMAGE_SUFFIXES, Window, inspect_image, save_png
+from utils.workers import map_in_processes
+
+_SUFFIX_OF_FORMAT = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "TIFF": ".tif",
+    "BMP": ".bmp",
+    "WEBP": ".webp",
+    "DICOM": ".dcm",
+}
+
+
+def template_fields(template: str) -> list[str]:
+    """Columns that a caption template names, e.g. ``["label"]`` of ``"OCT B-scan, {label}"``.
+
+    Raises:
+        ValueError: If the braces do not match, or hold more than a column's name.
+    """
+    fields = []
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if not name.strip() or spec or conversion or set(name) & set(".[]"):
+            raise ValueError(f"{{{name}}} is not the name of a column")
+        fields.append(name)
+    return fields
+
+
+def captions_by_template(records: Sequence[Record], template: str) -> list[str]:
+    """Fill a template from each record's columns; several labels are joined by ``, ``.
+
+    Raises:
+        UserError: If a column is missing or empty somewhere; the text names the rows.
+    """
+    fields = template_fields(template)
+    for field in fields:
+        empty = [record for record in records if not record.row.get(field, "").strip()]
+        if len(empty) == len(records):
+            there = ", ".join(sorted({name for record in records for name in record.row}))
+            raise UserError(f"--caption: no row has {{{field}}} (columns: {there})")
+        if empty:
+            places = ", ".join(record.where for record in empty[:10])
+            raise UserError(f"--caption: {{{field}}} is empty in {len(empty)} rows: {places}")
+    captions = []
+    for record in records:
+        values = {field: record.row.get(field, "").strip() for field in fields}
+        if "label" in values:
+            values["label"] = ", ".join(record.labels)
+        parts = string.Formatter().parse(template)
+        captions.append(
+            "".join(text + (values[name] if name else "") for text, name, _, _ in parts)
+        )
+    return captions
+
+
+def patients_by_pattern(records: Sequence[Record], pattern: re.Pattern) -> list[str]:
+    """Patient of each record: what the first group of a pattern finds in the file name.
+
+    Raises:
+        UserError: If the pattern does not fit every name; the text names rows.
+    """
+    found = [pattern.search(record.file_name) for record in records]
+    without = [record.file_name for record, match in zip(records, found) if not match]
+    if without:
+        names = ", ".join(without[:10])
+        raise UserError(f"--patient_pattern does not fit {len(without)} names: {names}")
+    return [match.group(1) for match in found]
+
+
+def target_names(records: Sequence[Record], *, as_png: bool) -> list[str]:
+    """Names in the new folder: the old relative ones; of absolute ones what they do not share.
+
+    Two images never get one name: ``a.jpg`` and ``a.tif`` become ``a.png`` and ``a_tif.png``.
+    """
+    names = [PurePosixPath(record.file_name.replace("\\", "/")) for record in records]
+    if any(name.is_absolute() or ".." in name.parts for name in names):
+        paths = [PurePosixPath(os.path.realpath(record.source)) for record in records]
+        top = os.path.commonpath([path.parent for path in paths])
+        names = [path.relative_to(top) for path in paths]
+    taken: set[str] = set()
+    targets = []
+    for name, record in zip(names, records):
+        suffix = name.suffix
+        if suffix.lower() not in IMAGE_SUFFIXES:  # a hub's image has none
+            suffix = _SUFFIX_OF_FORMAT[inspect_image(record.image_source).format]
+            name = name.with_name(name.name + suffix)
+        target = name.with_suffix(".png") if as_png else name
+        if str(target).lower() in taken:  # lower: a copy on Windows or macOS must not lose one
+            target = target.with_name(f"{name.stem}_{suffix[1:]}{target.suffix}")
+        number = 2
+        while str(target).lower() in taken:
+            target = target.with_name(f"{name.stem}_{number}{target.suffix}")
+            number += 1
+        taken.add(str(target).lower())
+        targets.append(str(target))
+    return targets
+
+
+class _Task(NamedTuple):
+    record: Record
+    target: str
+
+
+def _transfer(task: _Task, *, mode: str, window: Window | None) -> None:
+    target = Path(task.target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if mode == "png":
+        save_png(task.record.image(window=window), target)
+    elif isinstance(task.record.source, str) and mode == "link":
+        _hard_link(task.record.source, target)
+    elif isinstance(task.record.source, str):
+        shutil.copyfile(task.record.source, target)
+    else:
+        target.write_bytes(task.record.source.open().read())
+
+
+def _hard_link(source: str, target: Path) -> None:
+    try:
+        os.link(os.path.realpath(source), target)  # of the file, not of a link to it
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        raise UserError(
+            f"--link: {source} cannot be hard-linked into {target.parent} ({error.strerror}); "
+            "leave --link out to copy"
+        ) from error
+
+
+def transfer_images(
+    records: Sequence[Record],
+    names: Sequence[str],
+    folder: Path,
+    *,
+    mode: str,
+    window: Window | None = None,
+    num_workers: int | None = None,
+) -> None:
+    """Put the images into a folder under their new names, in parallel.
+
+    Args:
+        records: The images.
+        names: The new name of each, relative to ``folder``.
+        folder: The dataset folder.
+        mode: ``copy`` the files' bytes, ``link`` them (one file, two names), or write each as
+            8-bit ``png``.
+        window: For ``png``: grey values (low, high) of deeper images that become black and white.
+        num_workers: Processes.
+
+    Raises:
+        UserError: If a link is not possible, or an image cannot be windowed.
+    """
+    tasks = [_Task(record, str(folder / name)) for record, name in zip(records, names)]
+    if any(isinstance(record.source, HubImage) for record in records):
+        num_workers = 0
+    transfer = partial(_transfer, mode=mode, window=window)
+    map_in_processes(transfer, tasks, description="writing images", num_workers=num_workers)
