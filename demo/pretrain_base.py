@@ -173,7 +173,7 @@ def _augment(gray: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
     theta[:, 1, 2] = (1 - zoom_y).clamp(min=0) * uniform(-1, 1).flatten()
     grid = F.affine_grid(theta, gray.shape, align_corners=False)
     moved = F.grid_sample(unit, grid, padding_mode="reflection", align_corners=False)
-    plain = uniform(0, 1) < 0.4  # as drawn
+    plain = uniform(0, 1) < 0.5  # as drawn
     return torch.where(plain, gray, moved.clamp(0, 1) * 2 - 1)
 
 
@@ -209,12 +209,15 @@ def train_vae(args: argparse.Namespace) -> None:
     """Train the autoencoder and write it, standardised, to work_dir/vae."""
     import numpy as np
     import torch
+    from diffusers import AutoencoderKL
     from tqdm import tqdm
 
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     scans = np.load(args.work_dir / "scans.npy", mmap_mode="r")
-    vae = new_vae().to(memory_format=torch.channels_last)
+    unfinished = args.work_dir / "vae_unstandardised"
+    vae = AutoencoderKL.from_pretrained(unfinished) if unfinished.exists() else new_vae()
+    vae = vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, weight_decay=1e-4)
     bar = tqdm(total=args.vae_steps, desc="vae")
     for step, share in _progress(args.vae_steps, start=0, max_minutes=args.max_minutes):
@@ -239,8 +242,8 @@ def train_vae(args: argparse.Namespace) -> None:
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}", share=f"{share:.2f}")
         if step % 500 == 499:
-            vae.save_pretrained(args.work_dir / "vae_unstandardised")
-    vae.save_pretrained(args.work_dir / "vae_unstandardised")
+            vae.save_pretrained(unfinished)
+    vae.save_pretrained(unfinished)
     standardise_latents(vae, scans)
     vae.save_pretrained(args.work_dir / "vae")
     run_folder.write_json(

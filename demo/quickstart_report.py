@@ -1,0 +1,167 @@
+"""Write the page of quickstart.sh from what its stages left on disk.
+
+Example:
+  python -m demo.quickstart_report --run_dir runs/quickstart
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from utils import cli, run_folder
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from utils.html_report import Page
+
+STAGES = {
+    "clinic": "simulate the clinic",
+    "split": "split by patient",
+    "diagnosis": "train the classifier on real scans",
+    "training": "fine-tune the generator",
+    "synthetic_before": "draw scans before fine-tuning",
+    "synthetic": "draw scans after fine-tuning",
+    "evaluation_before": "evaluate before",
+    "evaluation": "evaluate after",
+}
+SCANS_PER_FINDING = 6
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of this script."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument(
+        "--run_dir", type=cli.existing_dir, required=True, help="OUTPUT_DIR of quickstart.sh"
+    )
+    return parser
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _format_entry(entry: dict | None) -> str:
+    """A score with its interval or deviation, as one cell."""
+    if entry is None or entry.get("value") is None:
+        return "–"
+    text = f"{entry['value']:.3g}"
+    if entry.get("ci95"):
+        return f"{text} [{entry['ci95'][0]:.3g}, {entry['ci95'][1]:.3g}]"
+    return f"{text} ± {entry['std']:.2g}" if entry.get("std") is not None else text
+
+
+def _pictures(folder: Path, label: str, *, split: str | None) -> list[Image.Image]:
+    """The first scans of one finding."""
+    from utils.dataset import load_dataset
+
+    data = load_dataset(folder, split=split, check_pixels=False)
+    chosen = [record for record in data if record.labels == (label,)]
+    return [record.image() for record in chosen[:SCANS_PER_FINDING]]
+
+
+def add_result(page: Page, *, before: dict, after: dict, diagnosis: dict) -> None:
+    """What came out, in words and as the table of scores."""
+    agreement = {"before": before, "after": after}
+    shares = {k: v["overall"]["agreement"]["value"] for k, v in agreement.items()}
+    page.paragraph(
+        f"A classifier trained on the clinic's real scans finds the finding that was asked for in "
+        f"{shares['before']:.0%} of the synthetic scans before fine-tuning and in "
+        f"{shares['after']:.0%} after it (mean over the findings)."
+    )
+    rows = []
+    for name in after["overall"]:
+        entry = after["overall"][name]
+        rows.append(
+            {
+                "score": name,
+                "better": entry.get("direction"),
+                "before": _format_entry(before["overall"].get(name)),
+                "after": _format_entry(entry),
+                "real against real": entry.get("floor"),
+                "real": entry.get("real"),
+                "N real": entry.get("n_real"),
+                "N synthetic": entry.get("n_synthetic"),
+            }
+        )
+    page.table(
+        rows,
+        caption="Brackets are 95 % intervals. fid is the Fréchet distance on the "
+        "clinic classifier's features: comparable within this page only.",
+    )
+    groups = {
+        label: {
+            "before": before["per_label"][label]["agreement"]["value"],
+            "after": scores["agreement"]["value"],
+        }
+        for label, scores in after["per_label"].items()
+    }
+    page.bars(groups, title="Asked finding recognised, by finding", x_label="share of images")
+    page.table(diagnosis["table"], caption="The classifier on the clinic's real test scans.")
+
+
+def add_training(page: Page, run_dir: Path) -> None:
+    """Loss curve and time per stage."""
+    with (run_dir / "pipeline" / "train_log.csv").open(encoding="utf-8") as file:
+        points = [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    page.heading("Training")
+    page.curve({"loss": points}, title="Training loss", x_label="step", y_label="loss", smooth=0.9)
+    rows = [
+        {"stage": text, "seconds": int((run_dir / "logs" / f"{name}.seconds").read_text())}
+        for name, text in STAGES.items()
+    ]
+    rows.append({"stage": "all", "seconds": sum(row["seconds"] for row in rows)})
+    page.table(rows, caption="Time per stage, as run on this machine.")
+
+
+def write_page(run_dir: Path) -> Path:
+    """Build report.html in `run_dir`; returns its path."""
+    from utils.html_report import Page
+
+    before = _read_json(run_dir / "evaluation_before" / "metrics.json")
+    after = _read_json(run_dir / "evaluation" / "metrics.json")
+    page = Page(
+        "OCT-SD quickstart",
+        lead="Fine-tuning, sampling and evaluation on a simulated clinic, from end to end.",
+    )
+    page.notice("These scans are simulated. Research use only, not for diagnosis.")
+    page.heading("Result")
+    add_result(
+        page,
+        before=before,
+        after=after,
+        diagnosis=_read_json(run_dir / "diagnosis" / "results.json"),
+    )
+    page.heading("Real against synthetic")
+    for label in after["per_label"]:
+        page.heading(label, level=3)
+        page.gallery(
+            {
+                "real": _pictures(run_dir / "clinic", label, split="test"),
+                "synthetic, before": _pictures(run_dir / "synthetic_before", label, split=None),
+                "synthetic, after": _pictures(run_dir / "synthetic", label, split=None),
+            }
+        )
+    add_training(page, run_dir)
+    page.heading("More")
+    for name in ("evaluation", "evaluation_before", "diagnosis"):
+        page.link(f"{name}: the whole report", f"{name}/report.html")
+    path = run_dir / "report.html"
+    page.write(path)
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page and say where it is."""
+    args = build_parser().parse_args(argv)
+    run_folder.print_result({"report": str(write_page(args.run_dir))})
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main_guard(main)

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# The whole job on simulated scans, on any machine: simulate a clinic, fine-tune the tiny base
+# pipeline of demo/base on it, draw labelled synthetic scans before and after, train a diagnosis
+# classifier on the clinic's scans, evaluate, and write one page.
+#
+#   bash quickstart.sh                          everything, into runs/quickstart
+#   OUTPUT_DIR=/data/try bash quickstart.sh     elsewhere
+#   PYTHON=python3.12 bash quickstart.sh        with this interpreter
+#
+# A stage that has ended is not run again; after a stop, the same command goes on with the next
+# one. Remove the output folder to start anew.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+OUTPUT_DIR="${OUTPUT_DIR:-runs/quickstart}"
+MODEL_NAME="${MODEL_NAME:-demo/base}"
+NUM_SCANS="${NUM_SCANS:-1200}"             # scans of the simulated clinic, two a patient
+MAX_TRAIN_STEPS="${MAX_TRAIN_STEPS:-500}"
+NUM_IMAGES="${NUM_IMAGES:-240}"            # synthetic scans, the same number of each finding
+SEED="${SEED:-1}"
+
+source ./setup_env.sh
+setup_env requirements.txt
+
+CLINIC="$OUTPUT_DIR/clinic"
+mkdir -p "$OUTPUT_DIR/logs"
+
+# stage NAME COMMAND...: run once; keep what it printed, how long it took, and that it ended.
+stage() {
+  local name="$1" started
+  shift
+  if [ -f "$OUTPUT_DIR/logs/$name.done" ] && [ "$(cat "$OUTPUT_DIR/logs/$name.done")" = "$*" ]; then
+    echo "[$name] done before"
+    return
+  fi
+  echo "[$name] $*"
+  started=$(date +%s)
+  if ! "$@" >"$OUTPUT_DIR/logs/$name.json"; then
+    echo "[$name] failed; the message is above" >&2
+    exit 1
+  fi
+  echo "$(($(date +%s) - started))" >"$OUTPUT_DIR/logs/$name.seconds"
+  echo "$*" >"$OUTPUT_DIR/logs/$name.done"
+}
+
+# draw NAME MODEL: a class-balanced synthetic set with the captions of the training scans.
+draw() {
+  stage "$1" python generate_synthetic_dataset.py --model "$2" --offline \
+    --prompts_from "$CLINIC" --class_balanced --num_images "$NUM_IMAGES" \
+    --guidance_scale 3 --num_inference_steps 25 --batch_size 24 --seed "$SEED" \
+    --output_dir "$OUTPUT_DIR/$1"
+}
+
+# judge NAME SET: scores of a synthetic set against the test scans.
+judge() {
+  stage "$1" python evaluate.py --real_dir "$CLINIC" --real_split test \
+    --synthetic_dir "$OUTPUT_DIR/$2" --feature_extractor "classifier:$OUTPUT_DIR/diagnosis/classifier" \
+    --classifier "$OUTPUT_DIR/diagnosis/classifier" --output_dir "$OUTPUT_DIR/$1"
+}
+
+stage clinic python prepare_dataset.py simulate --output_dir "$CLINIC" \
+  --num_images "$NUM_SCANS" --looks portable --seed "$SEED"
+stage split python prepare_dataset.py split --data_dir "$CLINIC" --seed "$SEED"
+stage diagnosis python semi_supervised.py --real_dir "$CLINIC" --arms real --backbone small \
+  --resolution 128 --seed "$SEED" --output_dir "$OUTPUT_DIR/diagnosis"
+stage training accelerate launch --num_processes 1 --mixed_precision no train_text_to_image.py \
+  --pretrained_model_name_or_path "$MODEL_NAME" --train_data_dir "$CLINIC" --offline \
+  --resolution 128 --center_crop --train_batch_size 16 --max_train_steps "$MAX_TRAIN_STEPS" \
+  --learning_rate 2e-4 --lr_scheduler cosine --lr_warmup_steps 20 --use_ema --seed "$SEED" \
+  --report_to none --output_dir "$OUTPUT_DIR/pipeline"
+draw synthetic_before "$MODEL_NAME"
+draw synthetic "$OUTPUT_DIR/pipeline"
+judge evaluation_before synthetic_before
+judge evaluation synthetic
+stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
+
+echo "The page: $OUTPUT_DIR/report.html"
