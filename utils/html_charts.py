@@ -18,6 +18,7 @@ MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 78, 22, 34, 58
 PLOT_HEIGHT = 250
 NUM_COLOURS = 6
 MAX_POINTS = 1000
+SMOOTH_FROM = 100  # a curve of fewer points (validation) is drawn as it is
 BAR_PX, BAR_GAP_PX, GROUP_GAP_PX, NAME_PX = 16, 5, 20, 24
 VALUE_ROOM = 96
 
@@ -175,7 +176,8 @@ def line_chart(
         y_label: What y is, with its unit.
         log_x: Logarithmic x axis.
         log_y: Logarithmic y axis.
-        smooth: Weight of the past in [0, 1) of a moving average drawn over the faint raw curve.
+        smooth: Weight of the past in [0, 1) of a moving average drawn over the faint raw curve,
+            for curves of at least ``SMOOTH_FROM`` points.
 
     Returns:
         SVG and legend; a sentence instead when no point can be drawn.
@@ -193,7 +195,7 @@ def line_chart(
         if not curve:
             spoken.append(f"{name}: no value")
             continue
-        if smooth:
+        if smooth and len(curve) >= SMOOTH_FROM:
             body.append(_path(curve, x_scale, y_scale, f"{css} faint"))
             curve = smooth_points(curve, smooth)
         body.append(_path(curve, x_scale, y_scale, css))
@@ -272,7 +274,7 @@ def bar_chart(
     scale = _Scale([0.0, *finite], start=2.0, end=WIDTH - VALUE_ROOM, log=False)
     body, spoken, y = [], [], 4.0
     for group, row in groups.items():
-        body.append(f'<text class="name" x="2" y="{y + NAME_PX - 8:.1f}">{escape(group)}</text>')
+        body.append(f'<text class="name" x="7" y="{y + NAME_PX - 8:.1f}">{escape(group)}</text>')
         y += NAME_PX
         for index, name in enumerate(names):
             css = f"c{index % NUM_COLOURS}"
