@@ -1,0 +1,179 @@
+"""The shared command line: flag types, shared flags, exits."""
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (cli.positive_int, "1", 1),
+        (cli.non_negative_int, "0", 0),
+        (cli.positive_float, "1e-5", 1e-5),
+        (cli.non_negative_float, "0", 0.0),
+        (cli.probability, "0", 0.0),
+        (cli.probability, "1", 1.0),
+        (cli.resolution, "128", 128),
+    ],
+)
+def test_flag_type_takes_its_border_value(kind, text, value):
+    assert kind(text) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (cli.positive_int, "0"),
+        (cli.positive_int, "1.5"),
+        (cli.positive_int, "many"),
+        (cli.non_negative_int, "-1"),
+        (cli.positive_float, "0"),
+        (cli.positive_float, "nan"),
+        (cli.positive_float, "inf"),
+        (cli.non_negative_float, "-0.1"),
+        (cli.probability, "1.0001"),
+        (cli.probability, "-0.1"),
+        (cli.resolution, "0"),
+        (cli.resolution, "100"),
+        (cli.resolution, "-8"),
+    ],
+)
+def test_flag_type_refuses_and_names_the_value(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a"):
+        kind(text)
+
+
+def test_path_types_tell_files_from_folders(tmp_path):
+    file = tmp_path / "a b.txt"
+    file.write_text("x")
+    assert cli.existing_file(str(file)) == file
+    assert cli.existing_dir(str(tmp_path)) == tmp_path
+    for kind, text in (
+        (cli.existing_dir, str(file)),
+        (cli.existing_file, str(tmp_path)),
+        (cli.existing_path, str(tmp_path / "none")),
+        (cli.existing_path, ""),
+    ):
+        with pytest.raises(argparse.ArgumentTypeError):
+            kind(text)
+
+
+def test_a_mistyped_path_is_no_hub_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    assert cli.data_source("owner/name") == "owner/name"
+    assert cli.data_source("shards/{000..003}.tar") == "shards/{000..003}.tar"
+    for text in ("data/otc", "/nowhere/at/all", "./here", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="no such file or folder"):
+            cli.data_source(text)
+
+
+def test_flags_cannot_be_abbreviated(capsys):
+    parser = cli.make_parser("Doc.")
+    cli.add_runtime_flags(parser, "batch_size")
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--batch", "3"])
+    assert stop.value.code == 2
+    assert "--batch" in capsys.readouterr().err
+
+
+def test_runtime_flags_are_those_named_and_may_have_own_defaults():
+    parser = cli.make_parser("Doc.")
+    cli.add_runtime_flags(parser, "seed", "batch_size", "output_dir", batch_size=64, output_dir=None)
+    assert vars(parser.parse_args([])) == {"seed": 0, "batch_size": 64, "output_dir": None}
+
+
+def test_output_dir_is_required_without_default(capsys):
+    parser = cli.make_parser("Doc.")
+    cli.add_runtime_flags(parser, "output_dir")
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    assert "--output_dir" in capsys.readouterr().err
+
+
+def test_help_shows_the_examples_as_they_stand():
+    doc = "Draw.\n\n    python draw.py --num_images 3 \\\n        --seed 100%\n"
+    assert "    python draw.py --num_images 3 \\\n        --seed 100%" in (
+        cli.make_parser(doc).format_help()
+    )
+
+
+def test_fail_prints_one_line_and_exits_with_1(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.fail("no such thing")
+    assert (stop.value.code, capsys.readouterr().err) == (1, "error: no such thing\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (cli.UserError("metadata.csv:3: empty text"), 1, "error: metadata.csv:3: empty text\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x.png"), 1, "x.png"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_main_guard_turns_a_users_error_into_a_message(raised, status, said, capsys):
+    def main():
+        raise raised
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main_guard(main)
+    assert stop.value.code == status
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("raised", [ValueError("a bug"), OSError(errno.EIO, "bad disk")])
+def test_main_guard_leaves_a_bug_its_traceback(raised):
+    def main():
+        raise raised
+
+    with pytest.raises(type(raised)):
+        cli.main_guard(main)
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])
+def test_main_guard_exits_with_what_main_returns(returned, status):
+    with pytest.raises(SystemExit) as stop:
+        cli.main_guard(lambda: returned)
+    assert stop.value.code == status
+
+
+def test_offline_forbids_every_hugging_face_library(monkeypatch):
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "DIFFUSERS_OFFLINE")
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    cli.go_offline()
+    assert [os.environ[name] for name in names] == ["1"] * 4
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_there_is_a_users_error(name):
+    with pytest.raises(cli.UserError, match=f"--device {name}"):
+        cli.resolve_device(name)
+
+
+def test_device_auto_is_one_that_works():
+    import torch
+
+    assert cli.resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert cli.resolve_device("cpu") == "cpu"
+
+
+def test_the_command_line_imports_nothing_heavy():
+    code = (
+        "import sys, utils.cli, utils.run_folder\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'tqdm', 'datasets', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
