@@ -1,4 +1,4 @@
-"""Samplers against closed forms and against StableDiffusionPipeline; images against their company."""
+"""Samplers against closed forms and the plain pipeline; images against their company."""
 
 import copy
 
@@ -16,7 +16,7 @@ from utils.sampling import (
     guide,
     image_seed,
     make_scheduler,
-    sample_latents,
+    denoise,
 )
 
 CONFIG = {
@@ -58,7 +58,7 @@ def _land(config: dict, sampler: str, num_steps: int) -> tuple[torch.Tensor, tor
     latent = torch.linspace(-2.5, 3.0, 4 * 6 * 6).reshape(1, 4, 6, 6)
     scheduler = make_scheduler(config, sampler, num_steps)
     noise, generators = draw_noise([7], (4, 6, 6))
-    landed = sample_latents(
+    landed = denoise(
         PerfectDenoiser(latent, scheduler),
         scheduler,
         noise=noise,

@@ -22,7 +22,7 @@ from utils.sampling import (
     decode_latents,
     draw_noise,
     make_scheduler,
-    sample_latents,
+    denoise,
     vae_factor,
 )
 
@@ -158,7 +158,7 @@ class ImageSampler:
         """Embeddings (N, L, D) and N seeds to images (N, 3, H, W)."""
         guided = self._settings.guidance_scale != 1
         noise, generators = draw_noise(seeds, self._shape)
-        latents = sample_latents(
+        latents = denoise(
             self._unet,
             copy.deepcopy(self._scheduler),
             noise=noise.to(self._unet.device),

@@ -129,7 +129,7 @@ class Settings:
 
 
 @torch.inference_mode()
-def sample_latents(
+def denoise(
     unet,
     scheduler,
     *,

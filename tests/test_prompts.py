@@ -1,0 +1,201 @@
+"""Prompt sources, what is wrong with them, and the plan of who gets which."""
+
+from collections import Counter
+
+import pytest
+
+from utils.cli import UserError
+from utils.prompts import (
+    Prompt,
+    PromptError,
+    plan_images,
+    prompts_from_dataset,
+    prompts_from_flags,
+    read_prompts_file,
+)
+
+
+def _file(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def _texts(prompts):
+    return [prompt.text for prompt in prompts]
+
+
+def _make(*labels):
+    return [
+        Prompt(f"text {number}", label, "OCT", f"t.csv:{number}")
+        for number, label in enumerate(labels)
+    ]
+
+
+def test_flags_give_prompts_with_their_labels():
+    prompts = prompts_from_flags(["  cysts \n of varying\tsize ", "scar"], ["edema ; cyst", ""])
+    assert _texts(prompts) == ["cysts of varying size", "scar"]
+    assert [prompt.label for prompt in prompts] == ["edema;cyst", ""]
+
+
+def test_a_text_file_has_one_prompt_a_line_and_empty_lines_are_skipped(tmp_path):
+    path = _file(tmp_path, "p.txt", "\ufeffnormal retina\r\n\r\n  \ndrusen, soft; large/small 👁️\n")
+    prompts = read_prompts_file(path)
+    assert _texts(prompts) == ["normal retina", "drusen, soft; large/small 👁️"]
+    assert [prompt.where for prompt in prompts] == ["p.txt:1", "p.txt:4"]
+
+
+@pytest.mark.parametrize(("end", "num_empty"), [("", 1), ("\n", 1), ("\n\n", 2)])
+def test_skipped_lines_are_counted(tmp_path, capsys, end, num_empty):
+    read_prompts_file(_file(tmp_path, "p.txt", "a\n\nb" + end))
+    assert f"p.txt: {num_empty} empty line(s) skipped" in capsys.readouterr().err
+
+
+def test_a_file_without_empty_lines_is_not_commented(tmp_path, capsys):
+    read_prompts_file(_file(tmp_path, "p.txt", "a\nb\n"))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_very_long_prompt_is_kept_whole(tmp_path):
+    text = "x" * 10_000
+    assert _texts(read_prompts_file(_file(tmp_path, "p.txt", text))) == [text]
+
+
+@pytest.mark.parametrize("column", ["text", "Text", "prompt", "caption"])
+def test_a_csv_brings_labels_and_modality(tmp_path, column):
+    content = f'\ufefflabel,{column},extra,modality\nedema,"cysts, large",1,OCT\n\n,scar,2,\n'
+    prompts = read_prompts_file(_file(tmp_path, "p.csv", content))
+    assert prompts == [
+        Prompt("cysts, large", "edema", "OCT", "p.csv:2"),
+        Prompt("scar", "", "", "p.csv:4"),
+    ]
+
+
+def test_a_cell_with_line_breaks_is_one_prompt_and_lines_are_counted_past_it(tmp_path):
+    content = 'text\n"cysts\nin rows"\nscar\n'
+    prompts = read_prompts_file(_file(tmp_path, "p.csv", content))
+    assert [(prompt.text, prompt.where) for prompt in prompts] == [
+        ("cysts in rows", "p.csv:2"),
+        ("scar", "p.csv:4"),
+    ]
+
+
+def test_everything_wrong_with_a_csv_is_reported_at_once(tmp_path):
+    content = 'text,label\n,edema\nscar\nfine,x\nbad\x07bell,y\n"open,z\n'
+    with pytest.raises(PromptError) as caught:
+        read_prompts_file(_file(tmp_path, "p.csv", content))
+    found = [(problem.where, problem.kind) for problem in caught.value.problems]
+    assert found == [
+        ("p.csv:2", "empty text"),
+        ("p.csv:3", "broken row"),
+        ("p.csv:5", "control character"),
+        ("p.csv:6", "broken CSV"),
+    ]
+    assert "U+0007 at character 4" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.csv", "Report;label\nx;y\n", "columns: report;label); use commas"),
+        ("p.csv", "", "columns: none"),
+        ("p.csv", "text\n", "no prompts"),
+        ("p.txt", "\n \n", "no prompts"),
+        ("p.txt", b"caf\xe9\n", "p.txt:1: not UTF-8: byte 0xe9 at position 4"),
+        ("p.txt", "a\nnul\x00\n", "p.txt:2: control character: U+0000"),
+        ("p.txt", "x" * 100_001, "100001 characters"),
+        ("p.csv", "text\n" + "x" * 140_000, "field larger than field limit"),
+        ("p.json", "{}", "ends in .txt or .csv"),
+    ],
+)
+def test_an_unusable_file_is_refused_in_clear_words(tmp_path, name, content, words):
+    with pytest.raises(PromptError) as caught:
+        read_prompts_file(_file(tmp_path, name, content))
+    assert words in str(caught.value)
+
+
+def test_bytes_that_are_no_text_on_the_command_line_are_refused():
+    with pytest.raises(PromptError, match="--prompt 2: control character"):
+        prompts_from_flags(["fine", "caf\udce9"], None)
+
+
+def test_a_data_set_gives_captions_and_labels_of_its_training_split(toy_dataset):
+    prompts = prompts_from_dataset(toy_dataset, split="train")
+    assert len(prompts) == 8
+    assert prompts[0].text == "normal retina with a regular foveal pit, scan 0"
+    assert Counter(prompt.label for prompt in prompts) == {
+        "normal": 3,
+        "macular edema": 3,
+        "drusen": 2,
+    }
+
+
+def test_prompts_of_the_test_split_are_taken_only_aloud(toy_dataset, capsys):
+    prompts = prompts_from_dataset(toy_dataset, split="test")
+    assert [prompt.text[-2:] for prompt in prompts] == ["10", "11"]
+    assert "test split" in capsys.readouterr().err
+
+
+def test_without_numbers_each_prompt_gets_one_image():
+    prompts = _make("a", "b", "c")
+    assert plan_images(prompts, num_images=None, images_per_prompt=None) == prompts
+
+
+def test_images_of_one_prompt_stand_together():
+    prompts = _make("a", "b")
+    plan = plan_images(prompts, num_images=None, images_per_prompt=3)
+    assert plan == [prompts[0]] * 3 + [prompts[1]] * 3
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_total_is_spread_evenly(seed):
+    plan = plan_images(
+        _make("a", "b", "c"), num_images=8, images_per_prompt=None, shuffle_seed=seed
+    )
+    assert sorted(Counter(_texts(plan)).values()) == [2, 3, 3]
+
+
+def test_a_total_and_a_number_per_prompt_use_as_many_prompts_as_needed():
+    plan = plan_images(_make(*"abcde"), num_images=10, images_per_prompt=4)
+    assert Counter(_texts(plan)) == {"text 0": 4, "text 1": 4, "text 2": 2}
+
+
+def test_too_few_prompts_for_the_total_are_an_error():
+    with pytest.raises(UserError, match=r"--num_images 9 needs 3 prompts .* there are 2"):
+        plan_images(_make("a", "b"), num_images=9, images_per_prompt=4)
+
+
+def test_without_a_seed_the_first_prompts_are_taken_and_with_one_any():
+    prompts = _make(*"abcdefgh")
+    plans = [
+        _texts(plan_images(prompts, num_images=3, images_per_prompt=None, shuffle_seed=seed))
+        for seed in (None, 1, 1, 2, 3)
+    ]
+    assert plans[0] == ["text 0", "text 1", "text 2"]
+    assert plans[1] == plans[2]
+    assert len({tuple(plan) for plan in plans[1:]}) > 1
+
+
+@pytest.mark.parametrize("images_per_prompt", [None, 2])
+def test_a_balanced_plan_gives_each_label_the_same(images_per_prompt):
+    prompts = _make("rare", *["common"] * 50, "a;b", "a;b")
+    plan = plan_images(
+        prompts,
+        num_images=24,
+        images_per_prompt=images_per_prompt,
+        class_balanced=True,
+        shuffle_seed=0,
+    )
+    assert Counter(prompt.label for prompt in plan) == {"rare": 8, "common": 8, "a;b": 8}
+    per_text = Counter(prompt.text for prompt in plan if prompt.label == "common")
+    assert set(per_text.values()) == {images_per_prompt or 1}
+
+
+def test_balance_without_labels_is_an_error():
+    with pytest.raises(UserError, match=r"1 have none, first: t\.csv:1"):
+        plan_images(_make("a", "", "b"), num_images=6, images_per_prompt=None, class_balanced=True)
+
+
+def test_balance_over_more_labels_than_images_is_an_error():
+    with pytest.raises(UserError, match="3 labels"):
+        plan_images(_make("a", "b", "c"), num_images=2, images_per_prompt=None, class_balanced=True)
