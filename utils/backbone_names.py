@@ -1,6 +1,7 @@
 """Names of the classifier's backbones, kept apart from torch so that a flag is checked at once."""
 
 SMALL = "small"
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 # torchvision's image classification models, without the quantized ones.
 _NAMES = """

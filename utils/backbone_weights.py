@@ -11,12 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from utils.backbone_names import SMALL
+from utils.backbone_names import SMALL, WEIGHT_SUFFIXES
 from utils.backbones import Network
 from utils.cli import UserError
 from utils.run_folder import sha256_file
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _PREFIXES = ("module.", "backbone.")  # of data-parallel checkpoints and of our own
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training heads that are not built here
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")

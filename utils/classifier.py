@@ -66,7 +66,7 @@ def to_gray(image: Image.Image, *, resolution: int, resize_mode: str) -> np.ndar
     crop is a matter of training only; here it is the central one.
     """
     mode = "center_crop" if resize_mode == "random_crop" else resize_mode
-    return np.asarray(pictures.resize(image.convert("L"), resolution, mode), dtype=np.uint8)
+    return np.array(pictures.resize(image.convert("L"), resolution, mode), dtype=np.uint8)
 
 
 def to_unit(gray: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ from utils.cli import UserError
 from utils.gray_images import GrayImages
 
 CLASS_BALANCES = ("none", "loss")
+MIN_IMPROVEMENT = 0.002  # of the validation loss; less does not keep the training going
 MAX_CLASS_WEIGHT = 10.0  # a class of three images must not rule the loss
 
 
@@ -43,7 +44,8 @@ class TrainingOptions:
         augment: ``standard`` or ``none``, see ``utils.augmentation``.
         flip: Whether to mirror left-right at random.
         ema_decay: Of the exponential moving average of the weights; 0 switches it off.
-        patience: Epochs without a better validation loss after which training stops; 0: never.
+        patience: Epochs after which training stops unless the validation loss has fallen by
+            ``MIN_IMPROVEMENT``; 0: never.
         seed: Of everything random.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` (CUDA only).
     """
@@ -160,6 +162,7 @@ def train_classifier(
     """
     run = _Run(network.to(device), train, multi_label=multi_label, options=options, device=device)
     best, best_epoch, lowest = run.average, 0, math.inf
+    mark, marked = math.inf, 0  # the loss that patience measures against, and its epoch
     history: list[dict[str, float]] = []
     while run.step < run.total_steps:
         row = {"epoch": len(history) + 1, **run.train_epoch(train)}
@@ -171,7 +174,9 @@ def train_classifier(
             progress(row)
         if row["val_loss"] < lowest:
             best, best_epoch, lowest = copy.deepcopy(run.average), row["epoch"], row["val_loss"]
-        if options.patience and row["epoch"] - best_epoch >= options.patience:
+        if row["val_loss"] < mark - MIN_IMPROVEMENT:
+            mark, marked = row["val_loss"], row["epoch"]
+        if options.patience and row["epoch"] - marked >= options.patience:
             break
     stopped_early = run.step < run.total_steps
     return TrainingResult(best.eval(), history, best_epoch, run.step, stopped_early)

@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.classifier import to_gray
+from utils.augmentation import REFERENCE_PX, gaussian_blur
+from utils.classifier import to_gray, to_unit
 from utils.dataset import Record
+from utils.images import share_lost
 
 MEMORY_LIMIT_BYTES = 4 << 30
+_STATISTICS_IMAGES = 1000
 _QUEUED_BATCHES = 2  # read ahead while the network works
 
 
@@ -52,6 +55,7 @@ class GrayImages:
         self.resize_mode = resize_mode
         self.num_workers = num_workers
         self.in_memory = len(records) * resolution**2 <= memory_limit
+        self.shares_lost: list[float] = []  # of each image read so far, to the crop
         self._held: list[np.ndarray] = []
         if self.in_memory:
             for pixels in self._map(range(len(records))):
@@ -68,6 +72,25 @@ class GrayImages:
         held = self._held if self.in_memory else self._map(range(len(self)))
         for pixels in held:
             yield self._crop(pixels, None)
+
+    def blurred(self, sigma_px: float) -> Iterator[np.ndarray]:
+        """Every image after a Gaussian blur, (H, W) uint8; ``sigma_px`` is meant at 128 px."""
+        sigma = torch.tensor([sigma_px * self.resolution / REFERENCE_PX])
+        for pixels in self:
+            image = to_unit(torch.from_numpy(pixels)[None])
+            yield (gaussian_blur(image, sigma) * 255).round().byte()[0, 0].numpy()
+
+    def gray_statistics(self) -> tuple[float, float]:
+        """Mean and standard deviation of the gray values of up to 1,000 images, in [0, 1]."""
+        step = -(-len(self) // _STATISTICS_IMAGES)
+        chosen = [
+            self._held[i] if self.in_memory else self._read(i) for i in range(0, len(self), step)
+        ]
+        sums = np.array([(p.size, p.sum(), (p.astype(np.float64) ** 2).sum()) for p in chosen])
+        count, total, squares = sums.sum(axis=0)
+        mean = total / count
+        std = max(1.0, float(squares / count - mean**2)) ** 0.5  # a flat image has none
+        return float(mean) / 255, std / 255
 
     def batches(
         self, plan: Iterable[np.ndarray], *, rng: np.random.Generator
@@ -117,11 +140,12 @@ class GrayImages:
     def _read(self, index: int) -> np.ndarray:
         """One image as (H, W) uint8; for ``random_crop`` only its shorter side is final."""
         image = self.records[int(index)].image()
+        self.shares_lost.append(share_lost(*image.size, self.resize_mode))
         if self.resize_mode != "random_crop":
             return to_gray(image, resolution=self.resolution, resize_mode=self.resize_mode)
         side = min(image.size)
         size = [max(1, round(length * self.resolution / side)) for length in image.size]
-        return np.asarray(image.convert("L").resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+        return np.array(image.convert("L").resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
 
     def _crop(self, pixels: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
         """The square of a longer image: drawn, or central without ``rng``."""

@@ -1,0 +1,232 @@
+"""Images with diagnoses, divided into train, val and test so that no patient is on two sides."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from utils.cli import UserError
+from utils.dataset import SPLITS, Dataset, Record
+from utils.dataset_split import assign_splits
+
+TASKS = ("auto", "multiclass", "multilabel")
+VAL_SHARE = 0.15
+TEST_SHARE = 0.20
+_MAX_LISTED = 10
+
+
+@dataclass(frozen=True)
+class DiagnosisData:
+    """What a diagnosis classifier is trained, tuned and tested on.
+
+    Attributes:
+        train: Training records; likewise ``val`` and ``test``. No patient is in two of them.
+        val: See above.
+        test: See above.
+        labels: Diagnoses of the training records, sorted; the order of the network's outputs.
+        multi_label: Whether an image may have several.
+        fingerprint: Hash of the tables that were read.
+        notes: What was decided or could not be checked, in sentences.
+    """
+
+    train: tuple[Record, ...]
+    val: tuple[Record, ...]
+    test: tuple[Record, ...]
+    labels: tuple[str, ...]
+    multi_label: bool
+    fingerprint: str
+    notes: tuple[str, ...]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images and patients per split, and images per label in each."""
+        found = {}
+        for name in SPLITS:
+            records = getattr(self, name)
+            labels = Counter(label for record in records for label in record.labels)
+            patients = {record.patient_id for record in records} - {None}
+            found[name] = {"images": len(records), "patients": len(patients) or None}
+            found[name]["labels"] = {label: labels[label] for label in self.labels}
+        return found
+
+
+class PixelSource(Protocol):
+    """Records with their decoded pixels, such as ``utils.gray_images.GrayImages``."""
+
+    records: Sequence[Record]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The images in the order of ``records``."""
+
+
+def divide(
+    real: Dataset, test: Dataset | None, *, task: str, seed: int, by_image: bool
+) -> DiagnosisData:
+    """Divide data into train, val and test, and refuse what would make a score meaningless.
+
+    The data set's own column ``split`` is used; where it has none (or no val), whole patients are
+    drawn, stratified by label.
+
+    Args:
+        real: Where train and val come from, and test unless ``test`` is given.
+        test: A test set of its own.
+        task: One of ``TASKS``; ``auto`` is multi-label if an image has two labels.
+        seed: Of the division, where one has to be made.
+        by_image: Whether an image without patient is a patient of its own.
+
+    Raises:
+        UserError: If a split is missing or empty, a patient is on two sides, a label occurs only
+            outside train, train has fewer than two labels, or the task does not fit the labels.
+    """
+    notes: list[str] = []
+    parts = _own_splits(real, with_test=test is None, seed=seed, by_image=by_image, notes=notes)
+    if test is not None:
+        parts["test"] = _test_records(test, notes)
+    _refuse_shared_patients(parts, notes)
+    labels = tuple(sorted({label for record in parts["train"] for label in record.labels}))
+    multi_label = _is_multi_label(parts, task)
+    _refuse_unlearnable(parts, labels)
+    fingerprint = real.fingerprint + (test.fingerprint if test is not None else "")
+    return DiagnosisData(
+        *(tuple(parts[name]) for name in SPLITS), labels, multi_label, fingerprint, tuple(notes)
+    )
+
+
+def targets_of(records: Sequence[Record], labels: Sequence[str]) -> np.ndarray:
+    """Which labels each record has, (N, L) bool."""
+    return np.array([[label in record.labels for label in labels] for record in records], bool)
+
+
+def patients_of(records: Sequence[Record]) -> list[str]:
+    """Name of each record's patient; an image without one is a patient of its own."""
+    return [
+        f"image {record.file_name}" if record.patient_id is None else f"patient {record.patient_id}"
+        for record in records
+    ]
+
+
+def refuse_shared_pixels(splits: Mapping[str, PixelSource]) -> None:
+    """Refuse a test image whose pixels, at the network's size, are those of another split.
+
+    Args:
+        splits: Name of a split -> its images, iterable as (H, W) uint8, with their ``records``.
+
+    Raises:
+        UserError: Naming up to ten pairs.
+    """
+    seen: dict[str, str] = {}
+    shared = []
+    for name in SPLITS:
+        for record, pixels in zip(splits[name].records, splits[name]):
+            digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+            if name != "test":
+                seen[digest] = record.where
+            elif digest in seen:
+                shared.append(f"{record.where} = {seen[digest]}")
+    if shared:
+        raise UserError(
+            f"{len(shared)} images of --test_dir are also in --real_dir: "
+            f"{'; '.join(shared[:_MAX_LISTED])}"
+        )
+
+
+def _own_splits(
+    real: Dataset, *, with_test: bool, seed: int, by_image: bool, notes: list[str]
+) -> dict[str, list[Record]]:
+    """The records of each split, the missing splits made by patient."""
+    given = [record.split for record in real]
+    if not any(given):
+        splits = assign_splits(
+            real.records,
+            val_share=VAL_SHARE,
+            test_share=TEST_SHARE if with_test else 0.0,
+            seed=seed,
+            by_image=by_image,
+        )
+        notes.append(f"No column split: patients were divided at random with seed {seed}.")
+        return _by_split(real.records, splits)
+    if not all(given):
+        first = next(record for record in real if not record.split)
+        raise UserError(f"{first.where}: no split here, but other rows have one")
+    parts = _by_split(real.records, given)
+    if not parts["train"]:
+        raise UserError("--real_dir has no row with split train")
+    if with_test and not parts["test"]:
+        raise UserError("--real_dir has no row with split test: give --test_dir")
+    if not with_test and parts["test"]:
+        notes.append(f"{len(parts['test'])} rows of --real_dir with split test were not used.")
+        parts["test"] = []
+    if not parts["val"]:
+        train = parts["train"]
+        splits = assign_splits(
+            train, val_share=VAL_SHARE, test_share=0.0, seed=seed, by_image=by_image
+        )
+        parts |= {name: _by_split(train, splits)[name] for name in ("train", "val")}
+        notes.append(f"No split val: drawn from the patients of train with seed {seed}.")
+    return parts
+
+
+def _by_split(records: Sequence[Record], splits: Sequence[str]) -> dict[str, list[Record]]:
+    return {
+        name: [record for record, split in zip(records, splits) if split == name] for name in SPLITS
+    }
+
+
+def _test_records(test: Dataset, notes: list[str]) -> list[Record]:
+    """Rows of --test_dir to test on: those of split test, or all where there are no splits."""
+    if not any(record.split for record in test):
+        return list(test.records)
+    records = [record for record in test if record.split == "test"]
+    if not records:
+        raise UserError("--test_dir has splits, but no row with split test")
+    if len(records) < len(test):
+        notes.append(f"Of --test_dir, the {len(records)} of {len(test)} rows with split test.")
+    return records
+
+
+def _refuse_shared_patients(parts: dict[str, list[Record]], notes: list[str]) -> None:
+    patients = {
+        name: {record.patient_id: record.where for record in reversed(records)}
+        for name, records in parts.items()
+    }
+    if any(None in found for found in patients.values()):
+        notes.append("Images without patient_id: a patient in two splits cannot be found out.")
+    for one, other in (("train", "test"), ("val", "test"), ("train", "val")):
+        shared = sorted((patients[one].keys() & patients[other].keys()) - {None})
+        if shared:
+            listed = "; ".join(
+                f"{name} ({patients[one][name]}, {patients[other][name]})"
+                for name in shared[:_MAX_LISTED]
+            )
+            more = f" and {len(shared) - _MAX_LISTED} more" if len(shared) > _MAX_LISTED else ""
+            raise UserError(
+                f"{len(shared)} patients are in {one} and in {other}, so the score would be "
+                f"worthless: {listed}{more}. Other people of the same name need another name"
+            )
+
+
+def _is_multi_label(parts: dict[str, list[Record]], task: str) -> bool:
+    several = [r for records in parts.values() for r in records if len(r.labels) > 1]
+    if several and task == "multiclass":
+        raise UserError(
+            f"--task multiclass, but {len(several)} images have several labels, first: "
+            f"{several[0].where} ({';'.join(several[0].labels)})"
+        )
+    return bool(several) if task == "auto" else task == "multilabel"
+
+
+def _refuse_unlearnable(parts: dict[str, list[Record]], labels: Sequence[str]) -> None:
+    if len(labels) < 2:
+        raise UserError(f"train has only one diagnosis ({labels[0]}): nothing to tell apart")
+    for name in ("val", "test"):
+        counts = Counter(label for record in parts[name] for label in record.labels)
+        unknown = [f"{label} ({counts[label]})" for label in sorted(set(counts) - set(labels))]
+        if unknown:
+            raise UserError(
+                f"{name} has diagnoses that train has not, so they cannot be learned: "
+                f"{', '.join(unknown)}"
+            )
