@@ -24,6 +24,7 @@ from utils.classification_metrics import (
 LABEL_METRICS = ("auroc", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
 MACRO = "macro"
 MIN_FINITE_SHARE = 0.5  # fewer defined resamples than this share: no interval is given
+ONE_PATIENT = "one patient only: no interval"
 _CHUNK_ELEMENTS = 4_000_000  # B x N weights held at once (32 MB as float64)
 
 
@@ -158,11 +159,12 @@ def score_classification(
             patients, num_images, num_resamples=num_resamples, seed=seed
         )
     ]
+    reasons = _why_undefined(targets, labels)
     if patients is not None and len(set(patients)) < 2:
-        drawn = []  # one patient resampled is that patient: no spread, so no interval
-    absent = _why_undefined(targets, labels)
+        drawn = []  # one patient, resampled, is always the same
+        reasons = dict.fromkeys([*labels, MACRO], ONE_PATIENT) | reasons
     return [
-        _score(key, float(row[0]), [table[key] for table in drawn], confidence, absent)
+        _score(key, float(row[0]), [table[key] for table in drawn], confidence, reasons)
         for key, row in value.items()
     ]
 
@@ -172,11 +174,12 @@ def _score(
     value: float,
     drawn: list[np.ndarray],
     confidence: float,
-    absent: dict[str, str],
+    reasons: dict[str, str],
 ) -> Score:
-    """One Score from its value, its bootstrap draws and the reasons per label."""
+    """One Score from its value, its bootstrap draws and the reasons per target."""
     target, metric = key
-    reason = absent.get(target, "") if target == MACRO or np.isnan(value) else ""
+    told = target == MACRO or np.isnan(value) or reasons.get(target) == ONE_PATIENT
+    reason = reasons.get(target, "") if told else ""
     resampled = np.concatenate(drawn) if drawn else np.empty(0)
     finite = resampled[np.isfinite(resampled)]
     low = high = float("nan")
