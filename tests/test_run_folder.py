@@ -120,7 +120,7 @@ def test_json_refuses_what_it_cannot_hold(tmp_path):
 
 def test_a_csv_that_was_written_reads_back_equal(tmp_path):
     rng = np.random.default_rng(0)
-    alphabet = list('ab ,;"\'\n\r\t\\é中') + ["\r\n", '""', " "]
+    alphabet = [*"ab ,;\"'\n\r\t\\é中", "\r\n", '""', " "]
     rows = [
         {name: "".join(rng.choice(alphabet, size=rng.integers(0, 9))) for name in ("a", "b c")}
         for _ in range(500)
