@@ -34,6 +34,23 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 STAGES = ("data", "vae", "unet")
+_MODEL_CARD = """\
+# The demo's base pipeline
+
+A tiny Stable Diffusion pipeline ({resolution} x {resolution} px) for trying the scripts on a CPU.
+It has seen simulated OCT B-scans only (`demo/simulate.py`, looks {looks}; the look `portable` was
+left out). Not for medical use, and not a starting point for work on real scans: use Stable
+Diffusion for that.
+
+| part | figure |
+|---|---|
+| training scans | {unet[scans]} |
+| U-Net, text encoder | {unet[parameters]} parameters, {unet[steps]} steps of {unet[batch_size]} |
+| objective | v-prediction, zero terminal SNR, 10 % empty captions, averaged weights |
+| VAE | {vae[steps]} steps; reconstruction of unseen simulated scans {vae[psnr_db]:.1f} dB PSNR |
+
+Made by `python -m demo.pretrain_base`. Same licence as the code.
+"""
 LOOKS = ("spectral", "cirrus", "swept")  # "portable" stays unseen, for the clinic of quickstart.sh
 RESOLUTION = 128
 SEED = 20_000_000  # far from the populations that users simulate
@@ -474,8 +491,19 @@ def train_unet(args: argparse.Namespace) -> None:
             bar.set_postfix(loss=f"{loss.item():.4f}", share=f"{share:.2f}")
         if step % 1000 == 999:
             _save_checkpoint(args.work_dir, both, optimizer, average, step + 1)
+    _save_checkpoint(args.work_dir, both, optimizer, average, bar.n)
     with torch.no_grad():
         torch._foreach_copy_(list(both.parameters()), average)
+    run_folder.write_json(
+        args.work_dir / "unet.json",
+        {
+            "steps": bar.n,
+            "batch_size": args.batch_size,
+            "scans": num_training(latents.mean),
+            "minutes_of_this_call": round(bar.format_dict["elapsed"] / 60),
+            "parameters": sum(p.numel() for p in both.parameters()),
+        },
+    )
     save_pipeline(args, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
 
 
@@ -556,6 +584,16 @@ def save_pipeline(args, *, unet, text_encoder, tokenizer) -> None:
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(args.output_dir, safe_serialization=True)
+    run_folder.write_text(args.output_dir / "model_card.md", model_card(args.work_dir))
+
+
+def model_card(work_dir: Path) -> str:
+    """What the pipeline is, from the figures that the stages left in `work_dir`."""
+    figures = {
+        name: json.loads((work_dir / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("vae", "unet")
+    }
+    return _MODEL_CARD.format(resolution=RESOLUTION, looks=", ".join(LOOKS), **figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
