@@ -296,7 +296,7 @@ def _encode(vae: AutoencoderKL, scans: np.ndarray) -> Iterator[tuple[torch.Tenso
     import torch
 
     for start in range(0, len(scans), 64):
-        gray = torch.from_numpy(np.asarray(scans[start : start + 64])).float()[:, None] / 127.5 - 1
+        gray = torch.tensor(np.asarray(scans[start : start + 64])).float()[:, None] / 127.5 - 1
         pixels = gray.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(pixels).latent_dist
@@ -310,7 +310,7 @@ def psnr(vae: AutoencoderKL, scans: np.ndarray) -> float:
 
     values = []
     for start in range(0, len(scans), 50):
-        gray = torch.from_numpy(np.asarray(scans[start : start + 50])).float()[:, None] / 127.5 - 1
+        gray = torch.tensor(np.asarray(scans[start : start + 50])).float()[:, None] / 127.5 - 1
         with torch.no_grad():
             latents = vae.encode(gray.expand(-1, 3, -1, -1)).latent_dist.mode()
             output = vae.decode(latents).sample.mean(1, keepdim=True).clamp(-1, 1)
@@ -584,6 +584,10 @@ def save_pipeline(args, *, unet, text_encoder, tokenizer) -> None:
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(args.output_dir, safe_serialization=True)
+    # transformers loads in the stored precision, diffusers in float32; both shall load alike
+    config_path = args.output_dir / "text_encoder" / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    run_folder.write_json(config_path, {**config, "dtype": "float32"})
     run_folder.write_text(args.output_dir / "model_card.md", model_card(args.work_dir))
 
 
