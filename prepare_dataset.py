@@ -80,14 +80,14 @@ Writes stats.json and contact_sheet.png.
 """
 
 
-def _regular_expression(text: str) -> re.Pattern:
+def _regular_expression(text: str) -> str:
     try:
         pattern = re.compile(text)
     except re.error as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
     if pattern.groups != 1:
         raise argparse.ArgumentTypeError(f"{text!r} needs one group in (), which is the patient")
-    return pattern
+    return text
 
 
 def _caption_template(text: str) -> str:

@@ -89,7 +89,9 @@ def test_flags_cannot_be_abbreviated(capsys):
 
 def test_runtime_flags_are_those_named_and_may_have_own_defaults():
     parser = cli.make_parser("Doc.")
-    cli.add_runtime_flags(parser, "seed", "batch_size", "output_dir", batch_size=64, output_dir=None)
+    cli.add_runtime_flags(
+        parser, "seed", "batch_size", "output_dir", batch_size=64, output_dir=None
+    )
     assert vars(parser.parse_args([])) == {"seed": 0, "batch_size": 64, "output_dir": None}
 
 

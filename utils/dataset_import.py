@@ -69,13 +69,13 @@ def captions_by_template(records: Sequence[Record], template: str) -> list[str]:
     return captions
 
 
-def patients_by_pattern(records: Sequence[Record], pattern: re.Pattern) -> list[str]:
+def patients_by_pattern(records: Sequence[Record], pattern: str) -> list[str]:
     """Patient of each record: what the first group of a pattern finds in the file name.
 
     Raises:
         UserError: If the pattern does not fit every name; the text names rows.
     """
-    found = [pattern.search(record.file_name) for record in records]
+    found = [re.search(pattern, record.file_name) for record in records]
     without = [record.file_name for record, match in zip(records, found) if not match]
     if without:
         names = ", ".join(without[:10])
