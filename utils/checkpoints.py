@@ -8,7 +8,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.cli import UserError
@@ -151,6 +152,30 @@ def replace_folder(new: Path, target: Path) -> None:
         target.replace(old)
     new.replace(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def pipeline_folder(output_dir: Path) -> Iterator[Path]:
+    """Give a folder to write a pipeline to; its parts then take their places in ``output_dir``.
+
+    Checkpoints and logs that lie there already stay. ``model_index.json`` goes first and comes
+    last, so that a mixture of two runs never loads.
+    """
+    temporary = output_dir / f"{TEMPORARY_PREFIX}pipeline"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    index = "model_index.json"
+    try:
+        yield temporary
+        _flush(temporary)
+        (output_dir / index).unlink(missing_ok=True)
+        for part in sorted(temporary.iterdir(), key=lambda path: path.name == index):
+            if part.is_dir():
+                replace_folder(part, output_dir / part.name)
+            else:
+                part.replace(output_dir / part.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def prune_checkpoints(output_dir: Path, total_limit: int | None, *, keep: Path) -> list[Path]:

@@ -79,7 +79,7 @@ def load_pipeline(
             variant=variant,
             cache_dir=cache_dir,
             local_files_only=offline,
-            torch_dtype=dtype,
+            dtype=dtype,
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -113,7 +113,7 @@ def load_pipeline_parts(
     prediction_type: str | None = None,
     zero_terminal_snr: bool = False,
 ) -> PipelineParts:
-    """Load a pipeline to train it: float32 weights, and the forward process it is trained with.
+    """Load a pipeline to train its U-Net: float32 weights, the others frozen.
 
     Args:
         path: As for `load_pipeline`, likewise the next four.
@@ -133,6 +133,8 @@ def load_pipeline_parts(
     scheduler = retarget_scheduler(
         pipeline.scheduler, prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr
     )
+    pipeline.vae.requires_grad_(False)
+    pipeline.text_encoder.requires_grad_(False)
     return PipelineParts(
         unet=pipeline.unet,
         vae=pipeline.vae,

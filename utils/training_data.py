@@ -8,21 +8,19 @@ starting at a position.
 Shapes: N images, C latent channels, h x w latents, L tokens, D text width.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from utils.captions import find_sides, swap_sides
 from utils.cli import UserError
 from utils.dataset import Dataset
-from utils.diffusion import PipelineParts, encode_pixels, encode_text, tokenize
+from utils.diffusion import PipelineParts, encode_pixels, encode_text, sample_latents, tokenize
 from utils.images import resize, to_tensor
 
 MAX_LISTED_CAPTIONS = 20
@@ -56,6 +54,17 @@ class SampleOptions:
     num_timesteps: int
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
+
+    def held_out(self) -> "SampleOptions":
+        """The same for measuring the loss: nothing that makes the task harder, or random crops."""
+        return replace(
+            self,
+            resize_mode=self.resize_mode.replace("random", "center"),
+            random_flip=False,
+            caption_dropout_prob=0.0,
+            noise_offset=0.0,
+            input_perturbation=0.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ class TrainingSet(torch.utils.data.Dataset):
             dataset: The records.
             options: How samples are made.
             captions: Has each of `possible_captions`.
-            latents: Result of `encode_dataset`; without it the images are read every time.
+            latents: What `utils.latent_cache.encode_samples` keeps; without, images are read.
         """
         self.dataset = dataset
         self.options = options
@@ -193,6 +202,28 @@ def make_loader(
     )
 
 
+def make_training_set(dataset: Dataset, options: SampleOptions, tokenizer) -> TrainingSet:
+    """Samples whose captions are token ids, and whose images are read every time."""
+    captions = possible_captions(dataset, options)
+    rows = {caption: row for row, caption in enumerate(captions)}
+    return TrainingSet(dataset, options, CaptionTable(rows, tokenize(tokenizer, captions)))
+
+
+def encode_batch(parts: PipelineParts, batch: dict, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents (N, C, h, w) and text embeddings (N, L, D) of a batch, on the device.
+
+    What was not encoded before is encoded now, with the parts' own weights.
+    """
+    text = batch["text"].to(device, non_blocking=True)
+    if "mean" in batch:
+        mean, std = (batch[key].to(device, non_blocking=True) for key in ("mean", "std"))
+    else:
+        mean, std = encode_pixels(parts.vae, batch["pixels"])
+        text = encode_text(parts.text_encoder, text)
+    noise = batch["posterior_noise"].to(device, non_blocking=True)
+    return sample_latents(parts.vae, mean, std, noise), text
+
+
 def check_sides(dataset: Dataset) -> None:
     """Refuse to mirror images whose captions speak of a side.
 
@@ -223,70 +254,3 @@ def possible_captions(dataset: Dataset, options: SampleOptions) -> list[str]:
     if options.caption_dropout_prob > 0:
         captions.add("")
     return sorted(captions)
-
-
-def tokenize_captions(captions: Sequence[str], tokenizer) -> CaptionTable:
-    """Token ids of the captions, for a text encoder that runs every step."""
-    rows = {caption: row for row, caption in enumerate(captions)}
-    return CaptionTable(rows, tokenize(tokenizer, captions))
-
-
-def encode_captions(
-    table: CaptionTable, text_encoder, *, batch_size: int, dtype: torch.dtype
-) -> CaptionTable:
-    """Text embeddings of the captions, for a text encoder that need not run again; on the CPU."""
-    encoded = [
-        encode_text(text_encoder, ids).to("cpu", dtype) for ids in table.values.split(batch_size)
-    ]
-    return CaptionTable(table.rows, torch.cat(encoded))
-
-
-def cache_bytes(
-    num_images: int, options: SampleOptions, *, num_captions: int, values_per_caption: int
-) -> int:
-    """Memory that `encode_dataset` and `encode_captions` take at float32, in bytes."""
-    orientations = 2 if options.random_flip else 1
-    latents = num_images * orientations * 2 * math.prod(options.latent_shape)
-    return 4 * (latents + num_captions * values_per_caption)
-
-
-class _Orientations(torch.utils.data.Dataset):
-    """Pixels of each record in the orientations a sample can have, (orientations, 3, 8h, 8w)."""
-
-    def __init__(self, dataset: Dataset, options: SampleOptions) -> None:
-        self.dataset = dataset
-        self.options = options
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        pixels = read_pixels(self.dataset[index], self.options, flipped=False, rng=None)
-        return torch.stack([pixels, pixels.flip(-1)] if self.options.random_flip else [pixels])
-
-
-def encode_dataset(
-    dataset: Dataset,
-    options: SampleOptions,
-    parts: PipelineParts,
-    *,
-    batch_size: int,
-    num_workers: int,
-    show_progress: bool,
-) -> torch.Tensor:
-    """Posterior mean and standard deviation of every image, computed once.
-
-    Returns:
-        Unscaled, (N, orientations, 2, C, h, w) float32 on the CPU; the second orientation is the
-        mirrored one, there if ``options.random_flip``.
-    """
-    pixels = _Orientations(dataset, options)
-    loader = DataLoader(pixels, batch_size=batch_size, num_workers=num_workers)
-    orientations = 2 if options.random_flip else 1
-    latents = torch.empty(len(dataset), orientations, 2, *options.latent_shape)
-    done = 0
-    for batch in tqdm(loader, desc="encode images", unit="batch", disable=not show_progress):
-        posterior = torch.stack(encode_pixels(parts.vae, batch.flatten(0, 1)), dim=1)
-        latents[done : done + len(batch)] = posterior.unflatten(0, (-1, orientations)).cpu()
-        done += len(batch)
-    return latents

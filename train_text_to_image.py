@@ -1,0 +1,583 @@
+r"""Fine-tune Stable Diffusion on images with their findings in words.
+
+    accelerate launch train_text_to_image.py --pretrained_model_name_or_path demo/base \
+        --train_data_dir data/oct --resolution 128 --center_crop --use_ema \
+        --train_batch_size 16 --max_train_steps 1000 --learning_rate 1e-4 --lr_warmup_steps 0 \
+        --validation_prompts "normal" "mild retinal edema" --output_dir runs/oct
+
+    # an own CSV; goes on from the last checkpoint
+    accelerate launch train_text_to_image.py \
+        --pretrained_model_name_or_path CompVis/stable-diffusion-v1-4 \
+        --train_data_dir export.csv --image_column File --caption_column Report --center_crop \
+        --mixed_precision bf16 --output_dir runs/clinic --resume_from_checkpoint latest
+
+Takes the flags of diffusers' example of the same name. --output_dir becomes a pipeline folder that
+StableDiffusionPipeline.from_pretrained loads, with options.json, model_card.md, train_log.csv,
+checkpoint-<step>/ and validation/step-<step>/. The result is printed as JSON.
+
+Same seed, data and flags: the same model, with any number of data loader workers; a resumed run
+goes on at the exact image. Resume from your own checkpoints only: optimizer states are pickled.
+"""
+
+import argparse
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from utils import cli
+from utils.checkpoints import find_checkpoint, pipeline_folder, read_state, save_checkpoint
+from utils.run_folder import get_logger, print_result, write_options, write_text
+from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
+from utils.training_flags import TRACKERS, add_flags
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from utils.dataset import Dataset
+    from utils.diffusion import PipelineParts
+    from utils.training_data import TrainingSet
+    from utils.training_journal import Journal
+    from utils.training_state import Plan
+
+UPLOADED_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+logger = get_logger("train")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the training loop works with.
+
+    Attributes:
+        args: The flags.
+        accelerator: Accelerate's view of devices and processes.
+        parts: The pipeline, VAE and text encoder frozen.
+        unet: The U-Net as accelerate prepared it.
+        ema: Its running average, or None.
+        optimizer: Prepared by accelerate.
+        lr_scheduler: Prepared by accelerate; steps once per optimizer step.
+        samples: What to train on.
+        held_out: What to measure the loss on, or None.
+        plan: Which part of the data stream to go through.
+        state: Goes into every checkpoint, with step and position.
+    """
+
+    args: argparse.Namespace
+    accelerator: "Accelerator"
+    parts: "PipelineParts"
+    unet: Any
+    ema: Any
+    optimizer: Any
+    lr_scheduler: Any
+    samples: "TrainingSet"
+    held_out: "TrainingSet | None"
+    plan: "Plan"
+    state: dict
+
+
+# Parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All flags; they stand in utils/training_flags.py."""
+    parser = cli.make_parser(__doc__)
+    add_flags(parser)
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse and cross-check; anything wrong ends here, with exit status 2."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    for message in contradictions(args) + missing_packages(args) + conflicts_on_disk(args):
+        parser.error(message)
+    return args
+
+
+# Load
+
+
+def start_accelerator(args: argparse.Namespace) -> "Accelerator":
+    """Set up devices, processes, precision and trackers."""
+    if args.offline:
+        cli.go_offline()
+    if args.cache_dir is not None:
+        os.environ["HF_HUB_CACHE"] = os.environ["HF_DATASETS_CACHE"] = str(args.cache_dir)
+    os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves this machine unasked
+    import torch
+    from accelerate import Accelerator, PartialState
+    from accelerate.utils import ProjectConfiguration
+
+    precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision == "fp16" and PartialState().device.type == "cpu":
+        logger.warning("fp16 needs a GPU; this run computes in float32. On a CPU try bf16.")
+        precision = "no"
+    if args.allow_tf32:
+        torch.set_float32_matmul_precision("high")
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            mixed_precision=precision,
+            log_with=list(TRACKERS[args.report_to]),
+            project_config=ProjectConfiguration(
+                project_dir=str(args.output_dir),
+                logging_dir=str(args.output_dir / args.logging_dir),
+            ),
+            step_scheduler_with_optimizer=False,
+        )
+    except ValueError as error:  # e.g. bf16 on a card without it
+        raise cli.UserError(f"--mixed_precision {precision}: {error}") from error
+    if not accelerator.is_local_main_process:
+        logger.setLevel("ERROR")
+    return accelerator
+
+
+def agree_on_seed(args: argparse.Namespace, state: dict) -> int:
+    """The seed of the flags, else of the resumed run, else a new one, the same on all processes."""
+    from accelerate.utils import broadcast_object_list, set_seed
+
+    seeds = [args.seed if args.seed is not None else state.get("seed", secrets.randbelow(2**31))]
+    seed = broadcast_object_list(seeds)[0]
+    set_seed(seed)
+    return seed
+
+
+def load_data(args: argparse.Namespace, accelerator: "Accelerator", split: str) -> "Dataset":
+    """Read and check one split; of several processes only the first decodes every image."""
+    from utils.dataset import load_dataset
+
+    # The defaults are the names in a data set of the hub; every other source has its own.
+    columns = {
+        "image_column": None if args.image_column == "image" else args.image_column,
+        "caption_column": None if args.caption_column == "text" else args.caption_column,
+    }
+    with accelerator.main_process_first():
+        return load_dataset(
+            args.train_data_dir or args.dataset_name,
+            **columns,
+            label_column=args.label_column,
+            patient_column=args.patient_column,
+            split=None if split == "all" else split,
+            require_text=True,
+            check_pixels=accelerator.is_main_process or args.skip_invalid,
+            skip_invalid=args.skip_invalid,
+            offline=args.offline,
+        )
+
+
+def load_training_data(
+    args: argparse.Namespace, accelerator: "Accelerator", seed: int
+) -> tuple["Dataset", "Dataset | None"]:
+    """What to train on and, if asked for, what to measure the loss on."""
+    import numpy as np
+
+    from utils.training_data import check_sides
+    from utils.training_notes import tell_crop
+
+    dataset = load_data(args, accelerator, args.train_split)
+    held_out = None
+    if args.validation_split is not None:
+        held_out = load_data(args, accelerator, args.validation_split)
+    if args.max_train_samples is not None and args.max_train_samples < len(dataset):
+        drawn = np.random.default_rng(seed).permutation(len(dataset))[: args.max_train_samples]
+        dataset = dataset.select(sorted(drawn.tolist()))
+    if args.random_flip and not args.flip_swaps_sides:
+        check_sides(dataset)
+    tell_crop(dataset, args.resize_mode)
+    return dataset, held_out
+
+
+def make_plan(
+    args: argparse.Namespace, accelerator: "Accelerator", state: dict, num_images: int
+) -> "Plan":
+    """How many steps, from where; warns if images will be seen often enough to be memorised."""
+    from utils.training_notes import warn_of_memorisation
+    from utils.training_state import Plan, steps_of_epochs
+
+    images_per_step = (
+        args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+    )
+    first_step = state.get("step", 0)
+    last_step = args.max_train_steps or steps_of_epochs(
+        args.num_train_epochs, num_images=num_images, images_per_step=images_per_step
+    )
+    if first_step > last_step:
+        logger.warning("the checkpoint is past the last step %d: one more is made", last_step)
+        last_step = first_step + 1  # as diffusers' example does
+    plan = Plan(num_images, images_per_step, first_step, last_step, state.get("position", 0))
+    warn_of_memorisation(plan)
+    return plan
+
+
+def load_models(
+    args: argparse.Namespace, accelerator: "Accelerator"
+) -> tuple["PipelineParts", Any]:
+    """The pipeline's parts, all but the U-Net frozen, and the U-Net's running average or None."""
+    import torch
+
+    from utils.diffusion import load_pipeline_parts
+    from utils.training_state import load_unet, make_ema
+
+    model = args.pretrained_model_name_or_path
+    where = {"variant": args.variant, "cache_dir": args.cache_dir}
+    with accelerator.main_process_first():
+        parts = load_pipeline_parts(
+            model,
+            revision=args.revision,
+            offline=args.offline,
+            **where,
+            prediction_type=args.prediction_type,
+            zero_terminal_snr=args.rescale_betas_zero_snr,
+        )
+    if args.dream_training and parts.noise_scheduler.config.prediction_type != "epsilon":
+        raise cli.UserError("--dream_training is defined for epsilon prediction only")
+    ema = None
+    if args.use_ema:
+        ema = make_ema(parts.unet, decay=args.ema_decay, foreach=args.foreach_ema)
+        ema.to("cpu" if args.offload_ema else accelerator.device)
+    if args.non_ema_revision is not None:
+        where |= {"subfolder": "unet", "local_files_only": args.offline}
+        unet = load_unet(model, revision=args.non_ema_revision, **where)
+        parts.unet.load_state_dict(unet.state_dict())
+    parts.unet.train()
+    parts.unet.to(memory_format=torch.channels_last)
+    if args.gradient_checkpointing:
+        parts.unet.enable_gradient_checkpointing()
+    if args.enable_xformers_memory_efficient_attention:
+        parts.unet.enable_xformers_memory_efficient_attention()
+    return parts, ema
+
+
+def make_samples(
+    args: argparse.Namespace,
+    accelerator: "Accelerator",
+    parts: "PipelineParts",
+    datasets: Sequence["Dataset | None"],
+    seed: int,
+) -> list["TrainingSet | None"]:
+    """Samples to train on and held-out ones, encoded now where they are kept in memory."""
+    from utils.latent_cache import encode_once, fits
+    from utils.sampling import vae_factor
+    from utils.training_data import SampleOptions, make_training_set
+    from utils.training_notes import tell_long_captions
+
+    side = args.resolution // vae_factor(parts.vae)
+    options = SampleOptions(
+        seed=seed,
+        resolution=args.resolution,
+        resize_mode=args.resize_mode,
+        random_flip=args.random_flip,
+        caption_dropout_prob=args.caption_dropout_prob,
+        latent_shape=(parts.vae.config.latent_channels, side, side),
+        num_timesteps=parts.noise_scheduler.config.num_train_timesteps,
+        noise_offset=args.noise_offset,
+        input_perturbation=args.input_perturbation,
+    )
+    samples = [
+        None if dataset is None else make_training_set(dataset, each, parts.tokenizer)
+        for dataset, each in zip(datasets, (options, options.held_out()))
+    ]
+    tell_long_captions(datasets[0], parts.tokenizer)
+    parts.vae.to(accelerator.device)
+    parts.text_encoder.to(accelerator.device)
+    if not fits(samples, parts, wanted=args.cache_latents):
+        return samples
+    size, workers = args.train_batch_size, args.dataloader_num_workers
+    return encode_once(samples, parts, accelerator, batch_size=size, num_workers=workers)
+
+
+def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", unet, last_step: int):
+    """AdamW on the U-Net and its learning rate schedule, counted in optimizer steps."""
+    import torch
+    from diffusers.optimization import get_scheduler
+
+    options = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "weight_decay": args.adam_weight_decay,
+        "eps": args.adam_epsilon,
+    }
+    if args.scale_lr:
+        per_pass = args.train_batch_size * accelerator.num_processes
+        options["lr"] *= per_pass * args.gradient_accumulation_steps
+    if args.use_8bit_adam:
+        from bitsandbytes.optim import AdamW8bit
+
+        optimizer = AdamW8bit(unet.parameters(), **options)
+    else:
+        optimizer = torch.optim.AdamW(unet.parameters(), fused=True, **options)
+    schedule = get_scheduler(
+        args.lr_scheduler,
+        optimizer,
+        num_warmup_steps=args.lr_warmup_steps,
+        num_training_steps=last_step,
+    )
+    return optimizer, schedule
+
+
+def load_run(args: argparse.Namespace) -> Run:
+    """Everything that training needs; the data is checked before any model is loaded."""
+    from utils.training_state import register_unet_files
+
+    checkpoint, stored = None, {}
+    if args.resume_from_checkpoint is not None:
+        checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+        stored = read_state(checkpoint)
+    accelerator = start_accelerator(args)
+    seed = agree_on_seed(args, stored)
+    dataset, held_out = load_training_data(args, accelerator, seed)
+    plan = make_plan(args, accelerator, stored, len(dataset))
+    state = {"seed": seed, "images": len(dataset), "data": dataset.fingerprint}
+    if stored and stored["data"] != dataset.fingerprint:
+        logger.warning("%s was trained on other data; it goes on with this", checkpoint)
+    if accelerator.is_main_process:
+        facts = state | {
+            "skipped": dataset.skipped,
+            "plan": plan,
+            "mixed_precision_used": accelerator.mixed_precision,
+            "num_processes": accelerator.num_processes,
+            "resumed_from": checkpoint,
+        }
+        write_options(args.output_dir, args, **facts)
+    parts, ema = load_models(args, accelerator)
+    samples, held_out_samples = make_samples(args, accelerator, parts, (dataset, held_out), seed)
+    register_unet_files(accelerator, ema)
+    optimizer, schedule = make_optimizer(args, accelerator, parts.unet, plan.last_step)
+    unet, optimizer, schedule = accelerator.prepare(parts.unet, optimizer, schedule)
+    if checkpoint is not None:
+        accelerator.load_state(str(checkpoint))
+        logger.info("going on from %s", checkpoint)
+    _start_trackers(args, accelerator)
+    prepared = (unet, ema, optimizer, schedule)
+    return Run(args, accelerator, parts, *prepared, samples, held_out_samples, plan, state)
+
+
+def _start_trackers(args: argparse.Namespace, accelerator: "Accelerator") -> None:
+    flags = {
+        name: value if isinstance(value, bool | int | float) else str(value)
+        for name, value in vars(args).items()
+        if name != "validation_prompts"
+    }
+    accelerator.init_trackers(args.tracker_project_name, flags)
+
+
+# Loop
+
+
+def train(run: Run, journal: "Journal") -> None:
+    """The training loop: one optimizer step after another, to the plan's last."""
+    import torch
+    from diffusers.training_utils import compute_dream_and_update_latents as apply_dream
+
+    from utils.diffusion import diffusion_loss, min_snr_weights, training_target
+    from utils.training_data import PositionBatches, encode_batch, make_loader
+
+    args, accelerator, plan, unet = run.args, run.accelerator, run.plan, run.unet
+    device, schedule = accelerator.device, run.parts.noise_scheduler
+    weights = None
+    if args.snr_gamma is not None:
+        weights = min_snr_weights(schedule, args.snr_gamma).to(device)  # (T,)
+    positions = PositionBatches(
+        start=plan.first_position,
+        batch_size=args.train_batch_size,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    workers = args.dataloader_num_workers
+    pin_memory = device.type == "cuda"
+    batches = iter(make_loader(run.samples, positions, num_workers=workers, pin_memory=pin_memory))
+
+    step = plan.first_step
+    while step < plan.last_step:
+        batch = next(batches)
+        with accelerator.accumulate(unet):
+            # The images and captions, and the noise drawn for them
+            with accelerator.autocast():
+                latents, text = encode_batch(run.parts, batch, device)
+            noise = batch["noise"].to(device, non_blocking=True)
+            input_noise = batch["input_noise"].to(device, non_blocking=True)
+            timesteps = batch["timestep"].to(device, non_blocking=True)
+
+            # What the U-Net sees and what it should say
+            noisy = schedule.add_noise(latents, input_noise, timesteps)
+            target = training_target(schedule, latents, noise, timesteps)
+            if args.dream_training:
+                known = (unet, schedule, timesteps, noise, noisy, target, text)
+                noisy, target = apply_dream(*known, args.dream_detail_preservation)
+            noisy = noisy.to(memory_format=torch.channels_last)
+
+            # Predict and learn
+            prediction = unet(noisy, timesteps, text).sample
+            loss = diffusion_loss(
+                prediction, target, None if weights is None else weights[timesteps]
+            )
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                grad_norm = accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
+            run.optimizer.step()
+            run.optimizer.zero_grad()
+        journal.add_batch(loss, batch["names"])
+        if not accelerator.sync_gradients:
+            continue
+
+        # Once per optimizer step
+        step += 1
+        rate = run.lr_scheduler.get_last_lr()[0]
+        if not run.optimizer.step_was_skipped:
+            run.lr_scheduler.step()
+            update_average(run)
+        journal.end_step(step, epoch=plan.epoch(step), lr=rate, grad_norm=grad_norm)
+        if step % args.checkpointing_steps == 0:
+            journal.flush()  # ends the run at NaN, before it gets into a checkpoint
+            save_training_state(run, step)
+        if step < plan.last_step and validation_is_due(run, step):
+            validate(run, journal, step)
+    journal.close()
+
+
+def update_average(run: Run) -> None:
+    """Move the running average of the weights one step on."""
+    if run.ema is None:
+        return
+    if run.args.offload_ema:
+        run.ema.to(run.accelerator.device, non_blocking=True)
+    run.ema.step(run.unet.parameters())
+    if run.args.offload_ema:
+        run.ema.to("cpu", non_blocking=True)
+
+
+def save_training_state(run: Run, step: int) -> None:
+    """Write checkpoint-<step>; every process does its part."""
+    path = save_checkpoint(
+        run.args.output_dir,
+        run.state | {"step": step, "position": run.plan.position(step)},
+        fill=lambda folder: run.accelerator.save_state(str(folder)),
+        barrier=run.accelerator.wait_for_everyone,
+        is_main=run.accelerator.is_main_process,
+        total_limit=run.args.checkpoints_total_limit,
+    )
+    logger.info("saved %s", path)
+
+
+def validation_is_due(run: Run, step: int) -> bool:
+    """Whether pictures are drawn and the held-out loss is measured after this step."""
+    if run.args.validation_steps is not None:
+        return step % run.args.validation_steps == 0
+    return run.plan.ends_epoch(step, run.args.validation_epochs)
+
+
+def validate(run: Run, journal: "Journal", step: int) -> None:
+    """Draw the validation prompts and measure the held-out loss, with the averaged weights."""
+    from utils.training_state import averaged_weights
+    from utils.validation import draw_prompts, measure_loss, track_pictures
+
+    args, prompts = run.args, run.args.validation_prompts
+    if prompts is None and run.held_out is None:
+        return
+    journal.flush()
+    unet = run.accelerator.unwrap_model(run.unet)
+    with averaged_weights(run.ema, unet):
+        if prompts is not None:
+            paths = draw_prompts(
+                run.accelerator,
+                run.parts,
+                unet,
+                prompts,
+                folder=args.output_dir / "validation" / f"step-{step}",
+                resolution=args.resolution,
+                seed=run.state["seed"],
+            )
+            track_pictures(run.accelerator, paths, prompts, step)
+        if run.held_out is not None:
+            loss = measure_loss(
+                run.accelerator, run.parts, unet, run.held_out, batch_size=args.train_batch_size
+            )
+            journal.add_held_out(step, loss)
+    if run.samples.latents is not None:
+        run.parts.vae.to("cpu")
+        run.parts.text_encoder.to("cpu")
+
+
+# Save
+
+
+def save_run(run: Run, journal: "Journal") -> dict:
+    """Write the pipeline folder and its card, on the main process; returns the result."""
+    import torch
+
+    from utils.diffusion import save_pipeline
+    from utils.model_card import model_card_text
+
+    args, step = run.args, run.plan.last_step
+    result = {
+        "output_dir": args.output_dir,
+        "steps": step,
+        "epochs": run.plan.epoch(step),
+        "images": run.plan.num_images,
+        "mixed_precision": run.accelerator.mixed_precision,
+        "seed": run.state["seed"],
+        **journal.summary(),
+    }
+    if run.accelerator.device.type == "cuda":
+        result["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    unet = run.accelerator.unwrap_model(run.unet, keep_fp32_wrapper=False)
+    if run.ema is not None:
+        run.ema.copy_to(unet.parameters())
+    with pipeline_folder(args.output_dir) as temporary:
+        save_pipeline(run.parts, unet, temporary)
+    prompts = args.validation_prompts or []
+    card = model_card_text(
+        title=args.output_dir.resolve().name,
+        base_model=args.pretrained_model_name_or_path,
+        prompt=prompts[0] if prompts else "normal",
+        facts=result | {"resolution": args.resolution, "learning rate": args.learning_rate},
+        num_samples=len(prompts),
+    )
+    write_text(args.output_dir / "model_card.md", card)
+    return result
+
+
+def push(args: argparse.Namespace) -> None:
+    """Upload pipeline and card, nothing else, to a private repository on the hub."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo(args.hub_model_id, private=True, exist_ok=True)
+    patterns = ["model_index.json", *(f"{part}/*" for part in UPLOADED_PARTS)]
+    card = {"path_or_fileobj": args.output_dir / "model_card.md", "path_in_repo": "README.md"}
+    api.upload_folder(
+        repo_id=args.hub_model_id, folder_path=args.output_dir, allow_patterns=patterns
+    )
+    api.upload_file(repo_id=args.hub_model_id, **card)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, loop, save."""
+    args = parse_args(argv)
+    run = load_run(args)
+
+    from utils.training_journal import Journal
+
+    journal = Journal(
+        run.accelerator,
+        args.output_dir,
+        steps=range(run.plan.first_step, run.plan.last_step),
+        log_steps=args.log_steps,
+        images_per_step=run.plan.images_per_step,
+    )
+    train(run, journal)
+    validate(run, journal, run.plan.last_step)
+    if run.accelerator.is_main_process:
+        result = save_run(run, journal)
+        if args.push_to_hub:
+            push(args)
+    run.accelerator.end_training()
+    if run.accelerator.is_main_process:
+        print_result(result)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.main_guard(main)

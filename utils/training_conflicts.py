@@ -1,0 +1,85 @@
+"""Flags of ``train_text_to_image.py`` that do not go together, with the disk or what is installed.
+
+Found before anything heavy is imported.
+"""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from utils.checkpoints import find_checkpoint, list_checkpoints
+from utils.cli import UserError
+from utils.training_flags import TRACKERS
+
+
+def contradictions(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags taken together, each with the flag's name."""
+    rules = (
+        (
+            (args.train_data_dir is None) == (args.dataset_name is None),
+            "give either --train_data_dir or --dataset_name",
+        ),
+        (
+            args.flip_swaps_sides and not args.random_flip,
+            "--flip_swaps_sides: without --random_flip nothing is mirrored",
+        ),
+        (
+            args.cache_latents and args.resize_mode == "random_crop",
+            "--cache_latents: a random crop is new every time; add --center_crop or another "
+            "--resize_mode",
+        ),
+        (
+            args.rescale_betas_zero_snr and args.prediction_type == "epsilon",
+            "--rescale_betas_zero_snr needs --prediction_type v_prediction",
+        ),
+        (
+            args.dream_training and args.prediction_type == "v_prediction",
+            "--dream_training is defined for --prediction_type epsilon only",
+        ),
+        (
+            args.validation_split is not None and args.validation_split == args.train_split,
+            "--validation_split and --train_split are the same",
+        ),
+        (args.push_to_hub and args.offline, "--push_to_hub: --offline forbids it"),
+        (
+            args.push_to_hub and not args.hub_model_id,
+            "--push_to_hub: name the repository with --hub_model_id",
+        ),
+    )
+    return [message for is_wrong, message in rules if is_wrong]
+
+
+def missing_packages(args: argparse.Namespace) -> list[str]:
+    """Flags that need a package that is not installed, with the pip command."""
+    xformers = args.enable_xformers_memory_efficient_attention
+    needed = {
+        "--use_8bit_adam": ("bitsandbytes",) if args.use_8bit_adam else (),
+        "--enable_xformers_memory_efficient_attention": ("xformers",) if xformers else (),
+        f"--report_to {args.report_to}": TRACKERS[args.report_to],
+    }
+    return [
+        f"{flag} needs the package {package}: pip install {package}"
+        for flag, packages in needed.items()
+        for package in packages
+        if importlib.util.find_spec(package) is None
+    ]
+
+
+def conflicts_on_disk(args: argparse.Namespace) -> list[str]:
+    """What stands in the way in --output_dir, or is missing there."""
+    output_dir: Path = args.output_dir
+    if output_dir.exists() and not output_dir.is_dir():
+        return [f"--output_dir {output_dir} is a file"]
+    if output_dir.resolve() == Path(args.pretrained_model_name_or_path).resolve():
+        return ["--output_dir would overwrite --pretrained_model_name_or_path"]
+    if args.resume_from_checkpoint is None and list_checkpoints(output_dir):
+        return [
+            f"--output_dir {output_dir} has checkpoints of an earlier run: go on with "
+            "--resume_from_checkpoint latest, or delete them, or take another folder"
+        ]
+    if args.resume_from_checkpoint is not None:
+        try:
+            find_checkpoint(output_dir, args.resume_from_checkpoint)
+        except UserError as error:
+            return [f"--resume_from_checkpoint: {error}"]
+    return []

@@ -1,0 +1,279 @@
+"""Flags of ``train_text_to_image.py``: those of diffusers' example of that name, and some more.
+
+Each flag of the example is here with its name, meaning and default, or is refused with a reason.
+Nothing heavy is imported: a bad flag must answer at once.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+from utils import cli
+from utils.checkpoints import LATEST
+
+RESIZE_MODES = ("center_crop", "random_crop", "pad", "stretch")  # utils.images, which needs Pillow
+LR_SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+)
+TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "none": ()}
+TRACKERS["all"] = TRACKERS["tensorboard"] + TRACKERS["wandb"]
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_DEFAULT = "(default: %(default)s)"
+
+
+class _Refused(argparse.Action):
+    """A flag of the example that is not taken, with the reason in ``help``."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        parser.error(f"{option_string} {self.help}")
+
+
+def _model(text: str) -> str:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise argparse.ArgumentTypeError(f"{text!r} has no model_index.json: no pipeline")
+        return str(path)
+    if not _HUB_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor a name on the hub")
+    return text
+
+
+def _data_source(text: str) -> str:
+    path = Path(text).expanduser()
+    if not path.exists() and not re.search(r"[*?\[{]", text):
+        raise argparse.ArgumentTypeError(f"no such file or folder: {text!r}")
+    return str(path)
+
+
+def _interpolation(text: str) -> str:
+    if text != "lanczos":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is refused: images are resized by Lanczos, antialiased, in every script, "
+            "so that training and evaluation see the same pixels"
+        )
+    return text
+
+
+def _tracker(text: str) -> str:
+    if text == "comet_ml":
+        raise argparse.ArgumentTypeError(
+            "'comet_ml' is refused: it sends the run to a server; use tensorboard or wandb, which "
+            "here stays offline unless WANDB_MODE says otherwise"
+        )
+    if text not in TRACKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(TRACKERS)}")
+    return text
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add all flags, in groups."""
+    _add_model_flags(parser.add_argument_group("model").add_argument)
+    _add_data_flags(parser.add_argument_group("data").add_argument)
+    _add_sample_flags(parser.add_argument_group("images and captions").add_argument)
+    _add_loss_flags(parser.add_argument_group("loss").add_argument)
+    _add_optimizer_flags(parser.add_argument_group("optimizer").add_argument)
+    _add_length_flags(parser.add_argument_group("length and speed").add_argument)
+    _add_watch_flags(parser.add_argument_group("watching").add_argument)
+    output = parser.add_argument_group("output")
+    cli.add_runtime_flags(output, "output_dir", "offline", output_dir=Path("sd-model-finetuned"))
+    _add_output_flags(output.add_argument)
+
+
+def _add_model_flags(add) -> None:
+    add(
+        "--pretrained_model_name_or_path",
+        type=_model,
+        required=True,
+        metavar="MODEL",
+        help="pipeline folder of any Stable Diffusion 1.x or 2.x, or its name on the hub",
+    )
+    add("--revision", help="branch, tag or commit of the model on the hub")
+    add("--variant", help="variant of its weight files, e.g. fp16")
+    add("--non_ema_revision", help="revision of the U-Net to train; the average starts elsewhere")
+    add("--cache_dir", type=Path, metavar="DIR", help="where downloads are kept")
+
+
+def _add_data_flags(add) -> None:
+    add(
+        "--train_data_dir",
+        type=_data_source,
+        metavar="DATA",
+        help="dataset folder, class folders, CSV, or WebDataset shards (*.tar)",
+    )
+    add("--dataset_name", metavar="NAME", help="data set of the hub, or a local path")
+    add(
+        "--dataset_config_name",
+        action=_Refused,
+        help="is refused: write the configuration you want with datasets' save_to_disk and give "
+        "the folder as --train_data_dir",
+    )
+    add("--image_column", default="image", help="column of the images; image: the usual names")
+    add("--caption_column", default="text", help=f"column of the captions {_DEFAULT}")
+    add("--label_column", help="column of the diagnoses (default: label)")
+    add("--patient_column", help="column of the patients (default: patient_id)")
+    add(
+        "--train_split",
+        default="train",
+        choices=("train", "val", "test", "all"),
+        help=f"rows to train on, where there is a column split {_DEFAULT}",
+    )
+    add("--max_train_samples", type=cli.positive_int, help="train on this many, drawn by the seed")
+    add("--skip_invalid", action="store_true", help="drop broken rows; else they end the run")
+    add(
+        "--dataloader_num_workers",
+        type=cli.non_negative_int,
+        default=0,
+        help=f"processes that read images; 0 reads in the main process {_DEFAULT}",
+    )
+
+
+def _add_sample_flags(add) -> None:
+    add("--resolution", type=cli.resolution, default=512, help=f"image side in pixels {_DEFAULT}")
+    add(
+        "--resize_mode",
+        choices=RESIZE_MODES,
+        default="random_crop",
+        help=f"how a wide scan becomes a square; pad loses nothing {_DEFAULT}",
+    )
+    add(
+        "--center_crop",
+        dest="resize_mode",
+        action="store_const",
+        const="center_crop",
+        help="same as --resize_mode center_crop",
+    )
+    add("--random_flip", action="store_true", help="mirror half of the images, left to right")
+    add(
+        "--flip_swaps_sides",
+        action="store_true",
+        help="with --random_flip: swap left and right, OD and OS in a mirrored image's caption; "
+        "nasal and temporal too, unless the caption names the eye. Else such captions are refused",
+    )
+    add(
+        "--image_interpolation_mode",
+        type=_interpolation,
+        default="lanczos",
+        help="lanczos, the only one",
+    )
+    add(
+        "--caption_dropout_prob",
+        type=cli.probability,
+        default=0.1,
+        help="share of samples trained on the empty caption, which guidance needs; "
+        f"0 as in diffusers' example {_DEFAULT}",
+    )
+
+
+def _add_loss_flags(add) -> None:
+    add(
+        "--prediction_type",
+        choices=("epsilon", "v_prediction"),
+        help="what the U-Net learns to predict (default: what the model predicts)",
+    )
+    add(
+        "--rescale_betas_zero_snr",
+        action="store_true",
+        help="let the last timestep be pure noise, for truly dark images; needs v_prediction",
+    )
+    add("--snr_gamma", type=cli.positive_float, help="min-SNR weighting of the loss; 5 is usual")
+    add("--noise_offset", type=cli.non_negative_float, default=0.0, help="e.g. 0.05 for dark scans")
+    add(
+        "--input_perturbation",
+        type=cli.non_negative_float,
+        default=0.0,
+        help="extra noise in the U-Net's input only; 0.1 is usual",
+    )
+    add("--dream_training", action="store_true", help="DREAM; one more forward pass a step")
+    add("--dream_detail_preservation", type=cli.positive_float, default=1.0, help="its exponent p")
+
+
+def _add_optimizer_flags(add) -> None:
+    add("--learning_rate", type=cli.positive_float, default=1e-4, help=f"peak rate {_DEFAULT}")
+    add("--scale_lr", action="store_true", help="multiply the rate by the images per step")
+    add("--lr_scheduler", choices=LR_SCHEDULERS, default="constant", help=f"schedule {_DEFAULT}")
+    add("--lr_warmup_steps", type=cli.non_negative_int, default=500, help=f"steps {_DEFAULT}")
+    add("--adam_beta1", type=cli.probability, default=0.9, help=_DEFAULT)
+    add("--adam_beta2", type=cli.probability, default=0.999, help=_DEFAULT)
+    add("--adam_weight_decay", type=cli.non_negative_float, default=1e-2, help=_DEFAULT)
+    add("--adam_epsilon", type=cli.positive_float, default=1e-8, help=_DEFAULT)
+    add("--max_grad_norm", type=cli.positive_float, default=1.0, help=f"gradients' cap {_DEFAULT}")
+    add("--use_8bit_adam", action="store_true", help="AdamW of bitsandbytes, less memory")
+    add("--use_ema", action="store_true", help="average the weights and save the average")
+    add("--ema_decay", type=cli.probability, default=0.9999, help=f"its upper limit {_DEFAULT}")
+    add("--offload_ema", action="store_true", help="keep the average in main memory")
+    add("--foreach_ema", action="store_true", help="update the average in one call")
+
+
+def _add_length_flags(add) -> None:
+    add("--train_batch_size", type=cli.positive_int, default=16, help="images per process and pass")
+    add("--gradient_accumulation_steps", type=cli.positive_int, default=1, help="passes per step")
+    add(
+        "--num_train_epochs", type=cli.positive_int, default=100, help=f"passes over all {_DEFAULT}"
+    )
+    add("--max_train_steps", type=cli.positive_int, help="steps in all, counts before the epochs")
+    add("--gradient_checkpointing", action="store_true", help="less memory, a third slower")
+    add(
+        "--mixed_precision",
+        choices=("no", "fp16", "bf16"),
+        help="type of the arithmetic; the trained weights stay float32 (default: what accelerate "
+        "is launched with)",
+    )
+    add(
+        "--cache_latents",
+        action=argparse.BooleanOptionalAction,
+        help="encode images and captions once and keep them in memory (default: where the crop is "
+        "not random and it takes no more than 8 GiB)",
+    )
+    add("--allow_tf32", action="store_true", help="TF32 for float32 products on Ampere and later")
+    add(
+        "--enable_xformers_memory_efficient_attention",
+        action="store_true",
+        help="attention of xformers in place of PyTorch's own",
+    )
+    add("--seed", type=cli.non_negative_int, help="default: drawn, and told in options.json")
+    add("--local_rank", type=int, default=-1, help="ignored: accelerate launch sets it")
+
+
+def _add_watch_flags(add) -> None:
+    add("--validation_prompts", nargs="+", metavar="PROMPT", help="pictures to draw on the way")
+    add("--validation_epochs", type=cli.positive_int, default=5, help=f"interval {_DEFAULT}")
+    add("--validation_steps", type=cli.positive_int, help="interval in steps, instead of epochs")
+    add(
+        "--validation_split",
+        choices=("train", "val", "test"),
+        help="also measure the loss on these rows, with fixed noise, at the same intervals",
+    )
+    add(
+        "--report_to",
+        type=_tracker,
+        default="tensorboard",
+        help=f"tensorboard, wandb (offline), all or none {_DEFAULT}",
+    )
+    add("--tracker_project_name", default="text2image-fine-tune", help=_DEFAULT)
+    add("--logging_dir", default="logs", help=f"folder in output_dir for the trackers {_DEFAULT}")
+    add("--log_steps", type=cli.positive_int, default=10, help=f"interval of the log {_DEFAULT}")
+
+
+def _add_output_flags(add) -> None:
+    add("--checkpointing_steps", type=cli.positive_int, default=500, help=f"interval {_DEFAULT}")
+    add("--checkpoints_total_limit", type=cli.positive_int, help="how many to keep (default: all)")
+    add(
+        "--resume_from_checkpoint",
+        metavar="CHECKPOINT",
+        help=f"{LATEST}, the name of one in output_dir, or a path",
+    )
+    add("--push_to_hub", action="store_true", help="upload the model; needs --hub_model_id")
+    add("--hub_model_id", metavar="NAME", help="private repository on the hub to upload to")
+    add(
+        "--hub_token",
+        action=_Refused,
+        help="is refused: it would stand in logs and in options.json; run 'hf auth login' or set "
+        "HF_TOKEN",
+    )

@@ -1,0 +1,190 @@
+"""What a training run says while it runs: train_log.csv, trackers, progress bar, the stop at NaN.
+
+Losses stay on the device and are fetched every ``log_steps`` steps only: this is the one place of
+the loop that waits for the device.
+"""
+
+import csv
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from utils.cli import UserError
+from utils.run_folder import write_csv
+
+LOG_FILE = "train_log.csv"
+HELD_OUT_FILE = "validation_log.csv"
+COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "seconds")
+SMOOTHED_STEPS = 50  # the loss told at the end is a mean over this many steps
+
+
+class _Step(NamedTuple):
+    step: int
+    epoch: float
+    lr: float
+    values: torch.Tensor  # (2,): loss, gradient norm
+    names: list[str]
+
+
+class Journal:
+    """Collects what each step tells and writes it down every ``log_steps`` steps.
+
+    Attributes:
+        rows: Rows of train_log.csv of this run and, if it was resumed, of the steps before.
+        held_out_loss: The last one measured, or None.
+    """
+
+    def __init__(
+        self, accelerator, output_dir: Path, *, steps: range, log_steps: int, images_per_step: int
+    ) -> None:
+        """Open the log; rows of steps that a resumed run repeats are dropped.
+
+        Args:
+            accelerator: Gathers the losses of all processes and feeds the trackers.
+            output_dir: The run's folder.
+            steps: Steps done when the run starts, up to those at its end.
+            log_steps: Interval between looks at the device.
+            images_per_step: Over all processes and accumulated batches.
+        """
+        self._accelerator = accelerator
+        self._path = output_dir / LOG_FILE
+        self._log_steps = log_steps
+        self._images_per_step = images_per_step
+        self._losses: list[torch.Tensor] = []
+        self._names: list[str] = []
+        self._steps: list[_Step] = []
+        self.held_out_loss: float | None = None
+        self._start = self._last_flush = time.perf_counter()
+        self.rows = _rows_until(self._path, steps.start) if accelerator.is_main_process else []
+        self._seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        if accelerator.is_main_process:
+            write_csv(self._path, self.rows, COLUMNS)
+        self._bar = tqdm(
+            total=steps.stop,
+            initial=steps.start,
+            desc="train",
+            unit="step",
+            disable=not accelerator.is_local_main_process,
+        )
+
+    def add_batch(self, loss: torch.Tensor, names: Sequence[str]) -> None:
+        """Note a batch's loss (a scalar on the device) and the images it is made of."""
+        self._losses.append(loss.detach())
+        self._names += names
+
+    def end_step(self, step: int, *, epoch: float, lr: float, grad_norm) -> None:
+        """Note that the optimizer made its ``step``-th step with the batches added since."""
+        loss = torch.stack(self._losses).mean()
+        norm = torch.as_tensor(grad_norm, dtype=loss.dtype, device=loss.device)
+        self._steps.append(_Step(step, epoch, lr, torch.stack([loss, norm]), self._names))
+        self._losses, self._names = [], []
+        self._bar.update()
+        if step % self._log_steps == 0:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch, check and write what was noted since the last time; call it on all processes.
+
+        Raises:
+            UserError: If a loss or gradient is NaN or infinite, with step, process and images.
+        """
+        if not self._steps:
+            return
+        mine = torch.stack([entry.values for entry in self._steps])  # (S, 2)
+        values = self._accelerator.gather(mine[None]).cpu()  # (processes, S, 2)
+        self._stop_if_not_finite(values)
+        now = time.perf_counter()
+        speed = len(self._steps) * self._images_per_step / max(now - self._last_flush, 1e-9)
+        seconds = self._seconds_before + now - self._start
+        new_rows = []
+        for entry, (loss, grad_norm) in zip(self._steps, values.mean(dim=0).tolist()):
+            numbers = (entry.step, entry.epoch, loss, entry.lr, grad_norm, speed, seconds)
+            new_rows.append(dict(zip(COLUMNS, (f"{number:.8g}" for number in numbers))))
+        self._last_flush = now
+        self._steps = []
+        self._write(new_rows)
+
+    def _write(self, new_rows: list[dict]) -> None:
+        self.rows += new_rows
+        for row in new_rows:
+            logs = {f"train/{key}": float(row[key]) for key in COLUMNS[2:6]}
+            self._accelerator.log(logs, step=int(row["step"]))
+        last = new_rows[-1]
+        self._bar.set_postfix_str(
+            f"loss {float(last['loss']):.4f}, {float(last['images_per_s']):.1f} images/s"
+        )
+        if self._accelerator.is_main_process:
+            append_rows(self._path, new_rows)
+
+    def _stop_if_not_finite(self, values: torch.Tensor) -> None:
+        # With fp16 an infinite gradient is part of the plan: the scaler skips that step.
+        checked = values[..., :1] if self._accelerator.scaler is not None else values
+        bad = (~checked.isfinite()).any(dim=-1).nonzero()  # (bad entries, 2): process, step
+        if len(bad) == 0:
+            return
+        process, place = bad[bad[:, 1].argmin()].tolist()
+        entry = self._steps[place]
+        loss, grad_norm = values[process, place].tolist()
+        own = process == self._accelerator.process_index
+        images = ", ".join(entry.names) if own else f"see the message of process {process}"
+        self._bar.close()
+        raise UserError(
+            f"step {entry.step}: loss {loss:g}, gradient norm {grad_norm:g} on process {process}; "
+            f"training stopped. Images of that step: {images}\n"
+            "Look at these images; else try a lower --learning_rate, --lr_warmup_steps, or "
+            "--mixed_precision bf16 in place of fp16."
+        )
+
+    def add_held_out(self, step: int, loss: float) -> None:
+        """Write the loss on held-out images down, in `HELD_OUT_FILE` and the trackers."""
+        self._accelerator.log({"validation/loss": loss}, step=step)
+        self.held_out_loss = loss
+        if self._accelerator.is_main_process:
+            path = self._path.with_name(HELD_OUT_FILE)
+            append_rows(path, [{"step": step, "loss": f"{loss:.8g}"}])
+
+    def close(self) -> None:
+        """Write the rest and end the progress bar."""
+        self.flush()
+        self._bar.close()
+
+    def summary(self) -> dict[str, float | None]:
+        """Loss at the start and at the end (means over `SMOOTHED_STEPS`), speed and time."""
+        losses = [float(row["loss"]) for row in self.rows]
+        speeds = [float(row["images_per_s"]) for row in self.rows]
+        return {
+            "loss_first": _mean(losses[:SMOOTHED_STEPS]),
+            "loss_last": _mean(losses[-SMOOTHED_STEPS:]),
+            "validation_loss": self.held_out_loss,
+            "images_per_s": _mean(speeds),
+            "seconds": float(self.rows[-1]["seconds"]) if self.rows else 0.0,
+        }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Append to a CSV, with a header if the file is new."""
+    is_new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _rows_until(path: Path, step: int) -> list[dict]:
+    if step == 0 or not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    # A run killed while it wrote leaves a last line cut short.
+    whole = [row for row in rows if all(row.get(column) for column in COLUMNS)]
+    return [row for row in whole if int(row["step"]) <= step]

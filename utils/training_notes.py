@@ -1,0 +1,54 @@
+"""What should be known about a data set before a long training: told once, in the log."""
+
+from utils.dataset import Dataset
+from utils.diffusion import token_lengths
+from utils.image_files import inspect_image
+from utils.images import share_lost
+from utils.run_folder import get_logger
+from utils.training_state import Plan
+
+MEMORISED_VIEWS = 200  # the first release's 1,230 views of each scan were a hazard
+SIZED_IMAGES = 100  # looked at to tell what a crop drops
+LISTED_CAPTIONS = 5
+
+_logger = get_logger("train")
+
+
+def tell_crop(dataset: Dataset, resize_mode: str) -> float:
+    """Tell the mean share of the longer side that is cut off, in [0, 1), and return it."""
+    sizes = [inspect_image(record.image_source) for record in dataset.records[:SIZED_IMAGES]]
+    lost = [share_lost(size.width, size.height, resize_mode) for size in sizes]
+    mean = sum(lost) / len(lost)
+    if mean > 0:
+        wide = sum(size.width > size.height for size in sizes) * 2 >= len(sizes)
+        _logger.info(
+            "%s drops %.0f %% of the %s of the images (at most %.0f %%); --resize_mode pad keeps "
+            "all of it",
+            *(resize_mode, 100 * mean, "width" if wide else "height", 100 * max(lost)),
+        )
+    return mean
+
+
+def tell_long_captions(dataset: Dataset, tokenizer) -> int:
+    """Tell which captions are cut for having too many tokens, and return their number."""
+    lengths = token_lengths(tokenizer, [record.text for record in dataset])
+    limit = tokenizer.model_max_length
+    long = [record.where for record, length in zip(dataset, lengths) if length > limit]
+    if long:
+        more = ", ..." if len(long) > LISTED_CAPTIONS else ""
+        _logger.warning(
+            "%d of %d captions have more than the text encoder's %d tokens and are cut: %s%s",
+            *(len(long), len(dataset), limit, ", ".join(long[:LISTED_CAPTIONS]), more),
+        )
+    return len(long)
+
+
+def warn_of_memorisation(plan: Plan) -> None:
+    """Warn if an image will be seen more than `MEMORISED_VIEWS` times, with the figure."""
+    views = plan.epoch(plan.last_step)
+    if views > MEMORISED_VIEWS:
+        _logger.warning(
+            "each image will be seen %.0f times (%d steps x %d images, of %d); beyond %d the model "
+            "may memorise patients: make fewer steps, or audit for copies",
+            *(views, plan.last_step, plan.images_per_step, plan.num_images, MEMORISED_VIEWS),
+        )
