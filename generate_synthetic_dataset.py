@@ -514,20 +514,21 @@ def write_tables(
     return summary
 
 
-def run(args: argparse.Namespace, plan: Sequence["Prompt"]) -> dict[str, object]:
+def run(
+    args: argparse.Namespace, plan: Sequence["Prompt"], model_dir: Path, identity: Mapping
+) -> dict[str, object]:
     """Open or continue the folder, draw what is missing, write the tables."""
     from utils import manifest
     from utils.resumable_run import open_run
 
-    model_dir = find_model(args.model, offline=args.offline)
-    identity = identity_of_run(args, plan, model_dir)
     open_run(
         args.output_dir,
         args,
         identity=identity,
         free_flags=FREE_FLAGS,
         outputs=OUTPUTS,
-        overwrite=args.overwrite,
+        # A run that ended before its first image stands in nobody's way.
+        anew=args.overwrite or not any(args.output_dir.glob(OUTPUTS[0])),
     )
     manifest_path = args.output_dir / "manifest.csv"
     done = manifest.whole_images(manifest.read_manifest(manifest_path), args.output_dir)
@@ -558,12 +559,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.offline:
         cli.go_offline()
     plan = make_plan(args)
+    model_dir = find_model(args.model, offline=args.offline)
+    identity = identity_of_run(args, plan, model_dir)
     from utils.resumable_run import only_writer
 
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         with only_writer(args.output_dir):
-            result = run(args, plan)
+            result = run(args, plan, model_dir, identity)
     except OSError as error:
         path = error.filename
         is_output = path is None or Path(path).is_relative_to(args.output_dir)

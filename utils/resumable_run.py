@@ -44,7 +44,7 @@ def open_run(
     identity: Mapping[str, object],
     free_flags: Collection[str],
     outputs: Collection[str],
-    overwrite: bool,
+    anew: bool,
 ) -> None:
     """Make a folder ready: new with options.json, or checked to hold the same run.
 
@@ -52,75 +52,72 @@ def open_run(
         folder: Exists, and nobody else writes to it.
         args: The parsed flags.
         identity: What decides over the result beside the flags, e.g. hashes of the inputs; goes
-            to options.json.
+            to options.json, which is known by these entries to be of the same script.
         free_flags: Flags that may differ, for they change nothing of the result.
         outputs: Patterns of the files a run writes, e.g. ``images/*.png``.
-        overwrite: Delete what an earlier run wrote and start anew.
+        anew: Delete what an earlier run wrote, whatever its flags.
 
     Raises:
-        UserError: If the folder holds another run, or something else.
+        UserError: If the folder holds another run, or files of another origin.
     """
-    options_path = folder / "options.json"
-    if options_path.exists() and not overwrite:
-        _check_same_run(args, identity, free_flags, options_path)
+    options = _read_options(folder / "options.json", identity)
+    if options is not None and not anew:
+        _check_same_run(folder, options, args, identity, free_flags)
     for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
         path.unlink()  # of a run that was killed
-    if options_path.exists() and overwrite:
-        _delete_run(folder, outputs)
-    if options_path.exists():
-        return
-    if any(folder.iterdir()):
-        raise UserError(
-            f"--output_dir {folder}: not empty, and without options.json no run of this script; "
-            "name another folder"
-        )
-    write_options(folder, args, **identity)
+    if options is None or anew:
+        own = [] if options is None else [*outputs, "options.json"]
+        _empty_folder(folder, own)
+        write_options(folder, args, **identity)
+
+
+def _read_options(path: Path, identity: Mapping[str, object]) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); name another --output_dir") from error
+    if not isinstance(options, dict) or not {"flags", *identity} <= options.keys():
+        raise UserError(f"{path}: of a run of another script; name another --output_dir")
+    return options
 
 
 def _check_same_run(
+    folder: Path,
+    options: Mapping,
     args: argparse.Namespace,
     identity: Mapping[str, object],
     free_flags: Collection[str],
-    options_path: Path,
 ) -> None:
-    try:
-        options = json.loads(options_path.read_text(encoding="utf-8"))
-        flags_before = dict(options["flags"])
-        identity_before = {name: options[name] for name in identity}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{options_path}: not of a run of this script ({error}); name another --output_dir"
-        ) from error
-    flags = to_plain(vars(args))
-    pairs = [
-        (f"--{name}", flags_before.get(name), flags.get(name))
-        for name in sorted(flags_before.keys() | flags.keys())
-        if name not in free_flags
-    ]
-    pairs += [(name, identity_before[name], value) for name, value in identity.items()]
+    before, now = options["flags"], to_plain(vars(args))
     changes = [
-        f"  {name}: {json.dumps(before)} before, {json.dumps(now)} now"
-        for name, before, now in pairs
-        if before != now
+        f"  --{name}: {json.dumps(before.get(name))} before, {json.dumps(now.get(name))} now"
+        for name in sorted(before.keys() | now.keys())
+        if name not in free_flags and before.get(name) != now.get(name)
+    ]
+    changes += [
+        f"  {name}: {json.dumps(options[name])} before, {json.dumps(value)} now"
+        for name, value in identity.items()
+        if options[name] != value
     ]
     if changes:
         raise UserError(
-            "\n".join(
-                [
-                    f"--output_dir {options_path.parent} holds a run that was started otherwise:",
-                    *changes,
-                    "Repeat the old flags, name another folder, or start anew with --overwrite.",
-                ]
-            )
+            f"--output_dir {folder} holds a run that was started otherwise:\n"
+            + "\n".join(changes)
+            + "\nRepeat the old flags, name another folder, or start anew with --overwrite."
         )
 
 
-def _delete_run(folder: Path, outputs: Collection[str]) -> None:
-    """Delete what a run writes, and nothing else; options.json last."""
-    paths = [path for pattern in outputs for path in folder.glob(pattern)]
-    for path in paths:
+def _empty_folder(folder: Path, own: Collection[str]) -> None:
+    """Delete the files that match the patterns ``own``, unless there are others too."""
+    ours = {path for pattern in own for path in folder.glob(pattern)}
+    foreign = sorted(path for path in folder.rglob("*") if path.is_file() and path not in ours)
+    if foreign:
+        raise UserError(
+            f"--output_dir {folder}: holds files that are not of a run of this script, first: "
+            f"{foreign[0].relative_to(folder)}; name another folder"
+        )
+    # The options go last: as long as they are there, a deletion that was stopped can be repeated.
+    for path in sorted(ours, key=lambda path: path.name == "options.json"):
         path.unlink()
-    for parent in {path.parent for path in paths} - {folder}:
-        if not any(parent.iterdir()):
-            parent.rmdir()
-    (folder / "options.json").unlink()
