@@ -7,7 +7,7 @@ resamples. Networks are in ``utils.features``, scores of a diagnosis classifier 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -109,6 +109,7 @@ def frechet_interval(
     seed: int,
     real_groups: Sequence[Hashable] | None = None,
     synthetic_groups: Sequence[Hashable] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[float, float]:
     """95 % interval of the Fréchet distance at these N, from a bootstrap of both sets.
 
@@ -123,18 +124,19 @@ def frechet_interval(
         seed: Seed of the resampling.
         real_groups: (N_r,) unit that is drawn as a whole, such as the patient; None: the image.
         synthetic_groups: (N_s,).
+        progress: Called with 1 after each resample, as ``tqdm.update``.
 
     Returns:
         Lower (>= 0) and upper bound.
     """
     drawn_r = _resamples(real_groups, len(real), num_resamples, seed)
     drawn_s = _resamples(synthetic_groups, len(synthetic), num_resamples, seed + 1)
-    values = [
-        frechet_distance(
-            real=real, synthetic=synthetic, real_weights=weight_r, synthetic_weights=weight_s
-        )
-        for weight_r, weight_s in zip(drawn_r, drawn_s)
-    ]
+    values = []
+    for weight_r, weight_s in zip(drawn_r, drawn_s):
+        weights = {"real_weights": weight_r, "synthetic_weights": weight_s}
+        values.append(frechet_distance(real=real, synthetic=synthetic, **weights))
+        if progress is not None:
+            progress(1)
     half = NORMAL_QUANTILE * float(np.std(values, ddof=1))
     value = frechet_distance(real=real, synthetic=synthetic)
     return max(0.0, value - half), value + half
