@@ -393,6 +393,12 @@ def test_a_flat_folder_has_no_labels_and_an_empty_one_no_rows(tmp_path):
     assert problems_of(tmp_path / "empty") == [("empty", "no rows")]
 
 
+def test_a_table_further_down_is_not_passed_over(tmp_path):
+    sound_folder(tmp_path / "train")
+    with pytest.raises(UserError, match=r"but train/metadata\.csv; give that folder"):
+        load_dataset(tmp_path)
+
+
 def test_links_in_a_circle_do_not_hang_the_walk(tmp_path):
     (tmp_path / "DME").mkdir()
     (tmp_path / "DME" / "a.png").write_bytes(png())

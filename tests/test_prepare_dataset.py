@@ -4,7 +4,9 @@ import argparse
 import csv
 import io
 import json
+import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -80,6 +82,35 @@ def test_every_flag_is_explained_and_the_help_has_an_example(command):
     assert all(action.help for action in parser._actions)
     assert f"python prepare_dataset.py {command} --" in parser.description
     assert not parser.allow_abbrev
+
+
+def documented_commands():
+    texts = [(ROOT / "docs" / "data.md").read_text(encoding="utf-8"), prepare_dataset.__doc__]
+    texts += [parser.description for parser in commands().values()]
+    joined = "\n".join(texts).replace("\\\n", " ")
+    return re.findall(r"^ *python prepare_dataset\.py (.+)$", joined, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_every_command_in_the_documents_is_taken(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("OCT2017/train", "data/oct", "tiff16", "scans", "stable-diffusion-v1-4/tokenizer"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "export.csv").touch()
+    words = shlex.split(line)
+    if words[0] in ("import", "simulate"):
+        (tmp_path / "data" / "oct").rmdir()
+    assert prepare_dataset.parse_args(words).command == words[0]
+
+
+def test_the_documents_name_every_kind_of_problem():
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_A-Z0-9 -]+)`", text))
+    sources = "".join(path.read_text() for path in (ROOT / "utils").glob("dataset*.py"))
+    sources += (ROOT / "utils" / "image_files.py").read_text()
+    kinds = set(re.findall(r'(?:Problem|ImageError)\(\s*[^,"]+,\s*"([^"]+)"', sources))
+    assert len(kinds) > 10
+    assert kinds - named == {"window", "not a PNG"}  # of a flag, and of no data set
 
 
 @pytest.mark.parametrize("argv", [["--help"], *[[name, "--help"] for name in FLAGS], ["split"]])

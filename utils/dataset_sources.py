@@ -85,6 +85,10 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[tuple[str
 def _read_class_folders(folder: Path) -> Table:
     """The names of the folders are the labels; below train, val and test they are splits too."""
     files = list(_walk(str(folder), "", frozenset()))
+    tables = [name for name, _ in files if name.split("/")[-1] in METADATA_NAMES]
+    if tables:  # taking folders for labels would lose what it says
+        where = ", ".join(tables)
+        raise UserError(f"{folder}: no metadata.csv in it, but {where}; give that folder")
     images = [file for file in files if file[0].lower().endswith(IMAGE_SUFFIXES)]
     images.sort()
     tops = {name.split("/")[0] for name, _ in images if "/" in name}
