@@ -28,6 +28,17 @@ from utils.run_folder import atomic_path, sha256_file, write_json
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
+_KINDS = {
+    "backbone": str,
+    "labels": list,
+    "multi_label": bool,
+    "resolution": int,
+    "resize_mode": str,
+    "mean": (int, float),
+    "std": (int, float),
+    "data_hash": str,
+    "initial_weights": str,
+}
 
 
 @dataclass(frozen=True)
@@ -250,12 +261,19 @@ def _read_config(path: Path) -> ClassifierConfig:
     missing = [name for name in names if name not in found]
     if missing:
         raise UserError(f"{path}: {', '.join(missing)} missing")
+    for name, kind in _KINDS.items():
+        if not isinstance(found[name], kind):
+            raise UserError(f"{path}: {name} is {found[name]!r}")
     config = ClassifierConfig(**{name: found[name] for name in names})
     labels = config.labels
-    if not isinstance(labels, list) or not labels or len(set(map(str, labels))) < len(labels):
-        raise UserError(f"{path}: labels must be a list of different names, not {labels!r}")
-    if not isinstance(config.resolution, int) or config.resolution < 1:
-        raise UserError(f"{path}: resolution must be a positive integer, not {config.resolution!r}")
-    if config.resize_mode not in pictures.RESIZE_MODES:
-        raise UserError(f"{path}: resize_mode is {config.resize_mode!r}")
-    return replace(config, labels=tuple(map(str, labels)))
+    named = all(isinstance(label, str) and label for label in labels)
+    if not labels or not named or len(set(labels)) < len(labels):
+        raise UserError(f"{path}: labels must be different names, not {labels!r}")
+    if config.resolution < 1 or config.resize_mode not in pictures.RESIZE_MODES:
+        raise UserError(
+            f"{path}: resolution {config.resolution} and resize_mode {config.resize_mode!r} "
+            "do not make an image"
+        )
+    if not config.std > 0:
+        raise UserError(f"{path}: std is {config.std}, not above 0")
+    return replace(config, labels=tuple(labels))
