@@ -186,14 +186,11 @@ def choose_pairs(
 def _shares(available: np.ndarray, total: int) -> np.ndarray:
     """How many of ``total`` each group gives: all groups alike, small ones what they have."""
     given = np.zeros_like(available)
-    while (open_groups := np.flatnonzero(given < available)).size:
-        each, rest = divmod(total - int(given.sum()), open_groups.size)
-        more = np.full(open_groups.size, each)
-        more[:rest] += 1
-        step = np.minimum(more, (available - given)[open_groups])
-        if not step.any():
-            break
-        given[open_groups] += step
+    while (left := total - int(given.sum())) and (places := np.flatnonzero(given < available)).size:
+        each = left // places.size
+        if each == 0:  # fewer pairs left than groups: one more for the first of them
+            places, each = places[:left], 1
+        given[places] += np.minimum(each, (available - given)[places])
     return given
 
 
