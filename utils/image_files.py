@@ -160,8 +160,8 @@ def decode(source: ImageSource, *, name: str | None = None) -> tuple[Image.Image
             image.width, image.height, image.mode, _bit_depth(image), image.format or "DICOM"
         )
         image.load()  # a truncated file shows here only
-        upright = ImageOps.exif_transpose(image)
-        return upright, info._replace(width=upright.width, height=upright.height)
+        ImageOps.exif_transpose(image, in_place=True)
+        return image, info._replace(width=image.width, height=image.height)
 
 
 def value_window(image: Image.Image, name: str = "image") -> Window | None:

@@ -20,6 +20,7 @@ from utils.run_folder import write_csv
 LOG_FILE = "train_log.csv"
 HELD_OUT_FILE = "validation_log.csv"
 COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "seconds")
+HELD_OUT_COLUMNS = ("step", "loss")
 SMOOTHED_STEPS = 50  # the loss told at the end is a mean over this many steps
 
 
@@ -60,10 +61,12 @@ class Journal:
         self._steps: list[_Step] = []
         self.held_out_loss: float | None = None
         self._start = self._last_flush = time.perf_counter()
-        self.rows = _rows_until(self._path, steps.start) if accelerator.is_main_process else []
-        self._seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
+        self._held_out_path = output_dir / HELD_OUT_FILE
+        self.rows: list[dict] = []
         if accelerator.is_main_process:
-            write_csv(self._path, self.rows, COLUMNS)
+            self.rows = _drop_rows_after(self._path, steps.start, COLUMNS)
+            _drop_rows_after(self._held_out_path, steps.start, HELD_OUT_COLUMNS)
+        self._seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
         self._bar = tqdm(
             total=steps.stop,
             initial=steps.start,
@@ -107,10 +110,10 @@ class Journal:
             new_rows.append(dict(zip(COLUMNS, (f"{number:.8g}" for number in numbers))))
         self._last_flush = now
         self._steps = []
-        self._write(new_rows)
-
-    def _write(self, new_rows: list[dict]) -> None:
         self.rows += new_rows
+        self._tell(new_rows)
+
+    def _tell(self, new_rows: list[dict]) -> None:
         for row in new_rows:
             logs = {f"train/{key}": float(row[key]) for key in COLUMNS[2:6]}
             self._accelerator.log(logs, step=int(row["step"]))
@@ -119,7 +122,7 @@ class Journal:
             f"loss {float(last['loss']):.4f}, {float(last['images_per_s']):.1f} images/s"
         )
         if self._accelerator.is_main_process:
-            append_rows(self._path, new_rows)
+            _append_rows(self._path, new_rows, COLUMNS)
 
     def _stop_if_not_finite(self, values: torch.Tensor) -> None:
         # With fp16 an infinite gradient is part of the plan: the scaler skips that step.
@@ -145,8 +148,8 @@ class Journal:
         self._accelerator.log({"validation/loss": loss}, step=step)
         self.held_out_loss = loss
         if self._accelerator.is_main_process:
-            path = self._path.with_name(HELD_OUT_FILE)
-            append_rows(path, [{"step": step, "loss": f"{loss:.8g}"}])
+            row = {"step": step, "loss": f"{loss:.8g}"}
+            _append_rows(self._held_out_path, [row], HELD_OUT_COLUMNS)
 
     def close(self) -> None:
         """Write the rest and end the progress bar."""
@@ -170,21 +173,26 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def append_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Append to a CSV, with a header if the file is new."""
+def _append_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     is_new = not path.exists()
     with path.open("a", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(handle, fieldnames=columns, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerows(rows)
 
 
-def _rows_until(path: Path, step: int) -> list[dict]:
-    if step == 0 or not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
+def _drop_rows_after(path: Path, step: int, columns: Sequence[str]) -> list[dict]:
+    """Keep a log's rows up to a step, and return them; without any, the log goes."""
+    rows = []
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as handle:
+            rows = list(csv.DictReader(handle))
     # A run killed while it wrote leaves a last line cut short.
-    whole = [row for row in rows if all(row.get(column) for column in COLUMNS)]
-    return [row for row in whole if int(row["step"]) <= step]
+    whole = [row for row in rows if all(row.get(column) for column in columns)]
+    kept = [row for row in whole if int(row["step"]) <= step]
+    if kept:
+        write_csv(path, kept, columns)
+    else:
+        path.unlink(missing_ok=True)
+    return kept
