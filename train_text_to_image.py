@@ -120,7 +120,7 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
         accelerator = Accelerator(
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             mixed_precision=precision,
-            log_with=list(TRACKERS[args.report_to]),
+            log_with=list(TRACKERS[args.report_to]) or None,
             project_config=ProjectConfiguration(
                 project_dir=str(args.output_dir),
                 logging_dir=str(args.output_dir / args.logging_dir),
@@ -129,6 +129,12 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
         )
     except ValueError as error:  # e.g. bf16 on a card without it
         raise cli.UserError(f"--mixed_precision {precision}: {error}") from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise cli.UserError(
+            f"{started} processes were started, but each runs alone, for this machine shows no "
+            "GPU: start one process, or set ACCELERATE_USE_CPU=true to let them train together"
+        )
     if not accelerator.is_local_main_process:
         logger.setLevel("ERROR")
     return accelerator
