@@ -305,8 +305,10 @@ def test_interval_of_a_mean_draws_whole_groups(rng):
     assert np.ptp(wide) == pytest.approx(np.sqrt(10) * np.ptp(narrow), rel=0.2)
 
 
-def test_interval_of_a_mean_needs_two_groups():
-    assert metrics.bootstrap_interval(np.array([1.0, 2.0]), groups=["a", "a"]) is None
+def test_interval_of_a_mean_needs_five_groups():
+    values = np.arange(10.0)
+    assert metrics.bootstrap_interval(values, groups=list("aabbccddaa")) is None
+    assert metrics.bootstrap_interval(values, groups=list("aabbccddee")) is not None
     assert metrics.bootstrap_interval(np.empty(0)) is None
 
 

@@ -109,7 +109,7 @@ def _summary(drawn: Similarities, own: Similarities, notes: list[str], seed: int
     if len(drawn.values):
         interval = metrics.bootstrap_interval(drawn.values, groups=drawn.owners, seed=seed)
         if interval is None:
-            notes.append("no interval: all pairs are of one prompt or label")
+            notes.append(f"no interval: pairs of fewer than {metrics.MIN_GROUPS} prompts or labels")
     else:
         notes.append("no two synthetic images to compare")
     if not len(own.values):

@@ -19,7 +19,7 @@ TITLES = {
     "fid": "Fréchet distance",
     "inception_score": "Inception score",
     "ms_ssim": "MS-SSIM within a prompt",
-    "agreement": "Agreement with the asked diagnosis",
+    "agreement": "Agreement with the label",
 }
 DIRECTIONS = {"lower": "lower is closer", "higher": "higher is better", "real": "near the real set"}
 HOW_TO_READ = (
@@ -60,8 +60,8 @@ def build_page(
     page.notice(RESEARCH_USE, title="Purpose")
     page.heading("What was compared")
     page.facts(_facts(result, real, synthetic))
-    for note in result["options"]["notes"]:
-        page.notice(_sentence(note), kind="warning", title="Data")
+    if notes := result["options"]["notes"]:
+        page.notice([_sentence(note) for note in notes], kind="warning", title="Data")
     page.heading("Scores")
     _score_table(page, result["overall"])
     _notes(page, result["overall"])
@@ -106,7 +106,7 @@ def _sentence(note: str) -> str:
 def _interval(entry: Mapping) -> str | None:
     if "ci95" in entry:
         return " – ".join(format_number(bound) for bound in entry["ci95"])
-    return f"± {format_number(entry['std'])} (splits)" if "std" in entry else None
+    return f"± {format_number(entry['std'])}" if "std" in entry else None
 
 
 def _score_table(page: Page, overall: Mapping[str, Mapping]) -> None:
@@ -115,8 +115,8 @@ def _score_table(page: Page, overall: Mapping[str, Mapping]) -> None:
             "metric": TITLES[name],
             "value": entry["value"],
             "interval": _interval(entry),
-            "yardstick": entry.get("floor", entry.get("real")),
-            "which": "floor" if "floor" in entry else "real set" if "real" in entry else None,
+            "floor": entry.get("floor"),
+            "real": entry.get("real"),
             "direction": DIRECTIONS[entry["direction"]],
             "n": f"{entry['n_real']:,} / {entry['n_synthetic']:,}",
         }
@@ -126,23 +126,23 @@ def _score_table(page: Page, overall: Mapping[str, Mapping]) -> None:
         "metric": "Metric",
         "value": "Value",
         "interval": "95 % interval",
-        "yardstick": "Yardstick",
-        "which": "of",
+        "floor": "Floor",
+        "real": "Real set",
         "direction": "Direction",
-        "n": "Real / synthetic",
+        "n": "N real / synthetic",
     }
     page.table(
         rows,
         columns,
-        caption="Yardstick: the floor (the metric between two halves of the real set) or the real "
-        "set's own value. A dash: not computed, the reason is below.",
+        caption="Floor: the metric between two halves of the real set. Real set: its own value. "
+        "±: standard deviation over splits. A dash: does not apply, or a note below says why.",
     )
 
 
 def _notes(page: Page, overall: Mapping[str, Mapping]) -> None:
     for name, entry in overall.items():
-        for note in entry.get("notes", []):
-            page.notice(_sentence(note), kind="warning", title=TITLES[name])
+        if notes := entry.get("notes"):
+            page.notice([_sentence(note) for note in notes], kind="warning", title=TITLES[name])
 
 
 def _label_section(page: Page, name: str, per_label: Mapping[str, Mapping]) -> None:
@@ -151,21 +151,26 @@ def _label_section(page: Page, name: str, per_label: Mapping[str, Mapping]) -> N
     if not found:
         return
     yardstick = "floor" if name == "fid" else "real"
+    beside = "real (floor)" if name == "fid" else "real"
     page.heading(TITLES[name], level=3)
-    series = {"real": f"real ({yardstick})" if yardstick == "floor" else "real"}
     page.bars(
         {
-            label: {series["real"]: entry.get(yardstick), "synthetic": entry["value"]}
+            label: {beside: entry.get(yardstick), "synthetic": entry["value"]}
             for label, entry in found.items()
         },
         title=f"{TITLES[name]} per label",
         intervals={
-            label: {series["real"]: entry.get("real_ci95"), "synthetic": entry.get("ci95")}
+            label: {beside: entry.get("real_ci95"), "synthetic": entry.get("ci95")}
             for label, entry in found.items()
         },
         x_label=f"{TITLES[name]}, {DIRECTIONS[next(iter(found.values()))['direction']]}",
         caption="Whiskers: 95 % intervals.",
     )
+    _label_table(page, found, yardstick)
+
+
+def _label_table(page: Page, found: Mapping[str, Mapping], yardstick: str) -> None:
+    """One row per label; notes where a number is missing, the others are told above."""
     rows = [
         {
             "label": label,
@@ -177,12 +182,15 @@ def _label_section(page: Page, name: str, per_label: Mapping[str, Mapping]) -> N
         }
         for label, entry in found.items()
     ]
+    for row in rows:
+        if None not in (row["value"], row[yardstick]):
+            row["notes"] = None
     columns = {
         "label": "Label",
         "value": "Synthetic",
         "interval": "95 % interval",
-        yardstick: "Floor" if yardstick == "floor" else "Real",
-        "n": "Real / synthetic",
+        yardstick: "Floor" if yardstick == "floor" else "Real set",
+        "n": "N real / synthetic",
         "notes": "Notes",
     }
     if not any(row["notes"] for row in rows):

@@ -90,14 +90,17 @@ class Page:
             inner = "".join(f"<li>{escape(item)}</li>" for item in items)
             self._parts.append(f'<ul class="list">{inner}</ul>')
 
-    def notice(self, text: str, *, kind: str = "note", title: str | None = None) -> None:
-        """A box that must not be overlooked; ``kind`` is "note" or "warning"."""
+    def notice(
+        self, text: str | Sequence[str], *, kind: str = "note", title: str | None = None
+    ) -> None:
+        """A box of one or more paragraphs, not to be overlooked; "note" or "warning"."""
         if kind not in NOTICE_KINDS:
             raise ValueError(f"kind is {kind!r}; expected one of {', '.join(NOTICE_KINDS)}")
         head = title if title is not None else kind.capitalize()
+        texts = [text] if isinstance(text, str) else text
+        inner = "".join(f"<p>{escape(one)}</p>" for one in texts)
         self._parts.append(
-            f'<div class="notice {kind}" role="note"><b>{escape(head)}</b>'
-            f"<p>{escape(text)}</p></div>"
+            f'<div class="notice {kind}" role="note"><b>{escape(head)}</b>{inner}</div>'
         )
 
     def preformatted(self, text: str) -> None:
@@ -147,10 +150,10 @@ class Page:
             first = f'<th scope="row"{css[0]}>{escape(row[0])}</th>' if row else ""
             rest = "".join(f"<td{c}>{escape(v)}</td>" for c, v in zip(css[1:], row[1:]))
             body += f"<tr>{first}{rest}</tr>"
-        note = f"<caption>{escape(caption)}</caption>" if caption else ""
+        note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(
-            f'<div class="scroll"><table>{note}<thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>"
+            f'<figure><div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>{note}</figure>"
         )
 
     def image(self, image: Image.Image, caption: str, *, longest_px: int | None = None) -> None:

@@ -30,10 +30,10 @@ padding:.7rem 1rem;margin:1rem 0;max-width:48rem}
 .notice.warning{background:var(--warn-bg);border-color:var(--warn)}
 .notice b{display:block;font-size:.82rem;letter-spacing:.02em;color:var(--soft);font-weight:650}
 .notice.warning b{color:var(--warn)}
-.notice p{margin:.15rem 0}
-.scroll{overflow-x:auto;margin:1rem 0}
+.notice p{margin:.15rem 0}.notice p+p{margin-top:.45rem}
+.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;min-width:50%}
-caption,figcaption{caption-side:bottom;text-align:left;color:var(--soft);font-size:.87rem;
+figcaption{color:var(--soft);font-size:.87rem;
 padding-top:.5rem;max-width:44rem;line-height:1.45}
 th,td{padding:.42rem .9rem .42rem 0;text-align:left;vertical-align:baseline;
 border-bottom:1px solid var(--line)}

@@ -34,6 +34,7 @@ CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959963984540054  # of (1 + CONFIDENCE) / 2
 _TAILS = (50 * (1 - CONFIDENCE), 100 - 50 * (1 - CONFIDENCE))  # percentiles
 MIN_IMAGES = 2  # a covariance needs two
+MIN_GROUPS = 5  # of fewer, resampled means are a handful of values and no interval
 
 
 def frechet_distance(
@@ -225,12 +226,12 @@ def bootstrap_interval(
         seed: Seed of the resampling.
 
     Returns:
-        Lower and upper bound; None with fewer than two groups, which show no spread.
+        Lower and upper bound; None with fewer than ``MIN_GROUPS`` groups.
     """
     values = np.asarray(values, np.float64)
     owners = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
     num_groups = int(owners.max(initial=-1)) + 1
-    if num_groups < 2:
+    if num_groups < MIN_GROUPS:
         return None
     sums = np.bincount(owners, weights=values)
     counts = np.bincount(owners)
@@ -251,7 +252,9 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float] | None:
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     spread = np.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
     half = float(NORMAL_QUANTILE * spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 in theory; rounding would leave 1e-17.
+    low = centre - half if successes else 0.0
+    return low, centre + half if successes < total else 1.0
 
 
 def mean_share_interval(
