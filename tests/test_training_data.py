@@ -113,9 +113,9 @@ def test_a_resumed_stream_goes_on_where_it_stopped():
 
 def test_the_share_of_dropped_captions_is_as_asked_for(samples):
     empty = samples.captions[""]
-    dropped = sum(torch.equal(samples[position]["text"], empty) for position in range(1200))
-    # 4 standard deviations of a binomial with n = 1200, p = 0.25
-    assert abs(dropped - 300) < 4 * math.sqrt(1200 * 0.25 * 0.75)
+    dropped = sum(torch.equal(samples[position]["text"], empty) for position in range(600))
+    # 4 standard deviations of a binomial with n = 600, p = 0.25
+    assert abs(dropped - 150) < 4 * math.sqrt(600 * 0.25 * 0.75)
 
 
 def test_without_dropout_no_caption_is_empty(dataset, parts):
