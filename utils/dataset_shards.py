@@ -79,7 +79,6 @@ def read_shards(pattern: str, columns: Columns) -> Table:
 
 def _samples(shard: Path) -> Iterator[tuple[str, list[_Member]]]:
     """Members that lie together and share a key: the name up to its first dot."""
-    size = shard.stat().st_size
     key, members = None, []
     with tarfile.open(shard, "r:") as tar:
         for info in tar:
@@ -87,8 +86,6 @@ def _samples(shard: Path) -> Iterator[tuple[str, list[_Member]]]:
             name = PurePosixPath(info.name)
             if not info.isfile() or name.name.startswith("."):
                 continue
-            if info.offset_data + info.size > size:
-                raise tarfile.ReadError(f"{info.name} is cut off")
             stem = name.name.split(".")[0]
             suffix = name.name[len(stem) :].lower()
             member_key = (name.parent / stem).as_posix()

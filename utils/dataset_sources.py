@@ -90,7 +90,6 @@ def _read_class_folders(folder: Path) -> Table:
         where = ", ".join(tables)
         raise UserError(f"{folder}: no metadata.csv in it, but {where}; give that folder")
     images = [file for file in files if file[0].lower().endswith(IMAGE_SUFFIXES)]
-    images.sort()
     tops = {name.split("/")[0] for name, _ in images if "/" in name}
     in_splits = bool(tops) and tops <= set(_SPLIT_FOLDERS)
     table = Table(root=folder, name=folder.name)
