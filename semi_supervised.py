@@ -259,6 +259,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def _is_ours(options_path: Path) -> bool:
+    """Whether a file is the options.json of a run of this script."""
+    try:
+        options = json.loads(options_path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    flags = options.get("flags") if isinstance(options, dict) else None
+    return isinstance(flags, dict) and "arms" in flags
+
+
 def check_output_dir(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that another program filled, or a finished run unless it may go.
 
@@ -267,9 +277,7 @@ def check_output_dir(folder: Path, *, overwrite: bool) -> None:
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
-    options = folder / "options.json"
-    ours = options.is_file() and "arms" in json.loads(options.read_text("utf-8")).get("flags", {})
-    if not ours:
+    if not _is_ours(folder / "options.json"):
         raise cli.UserError(f"--output_dir {folder} holds files that this script did not make")
     if (folder / "results.json").exists() and not overwrite:
         raise cli.UserError(

@@ -239,13 +239,14 @@ def test_results_and_page_hold_the_tables(finished):
         "labels": dict.fromkeys(LABELS, 16),
     }
     assert [row["diagnosis"] for row in results["table"]] == [*LABELS, "all diagnoses"]
+    assert list(results["table"][0]) == ["diagnosis", "images", "AUROC", "accuracy", "F1"]
     assert results["arms"]["real"]["macro"] == printed["macro"]
     blurred = results["robustness"]["blurred, sigma 1 px at 128 px"]
     assert 0.5 < blurred["accuracy"] <= 1
     page = (folder / "report.html").read_text()
     for text in ("Scores by diagnosis", "Confusion matrix", "ROC curves", "<svg", *LABELS):
         assert text in page
-    assert "https://" not in page and "src=\"http" not in page
+    assert "https://" not in page and 'src="http' not in page
     options = json.loads((folder / "options.json").read_text())
     assert options["flags"]["max_epochs"] == 8 and options["data_hash"]
     history = read_csv(folder / "training.csv")
@@ -269,9 +270,10 @@ def test_a_folder_that_something_else_filled_is_left_alone(clinic, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="did not make"):
         run(clinic, tmp_path)
-    (tmp_path / "options.json").write_text('{"flags": {"prompt": "x"}}')
-    with pytest.raises(UserError, match="did not make"):
-        run(clinic, tmp_path)
+    for text in ('{"flags": {"prompt": "x"}}', "[]", "no JSON"):
+        (tmp_path / "options.json").write_text(text)
+        with pytest.raises(UserError, match="did not make"):
+            run(clinic, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 

@@ -94,10 +94,10 @@ class Classifier:
     """A trained network with its labels and preprocessing, ready to judge images."""
 
     def __init__(self, config: ClassifierConfig, network: Network, *, device: str = "cpu"):
-        """Take over a network; it is moved to ``device`` and set to evaluation."""
+        """Take over a network and move it to ``device``."""
         self.config = config
         self.device = device
-        self.network = network.to(device).eval()
+        self.network = network.to(device)
         self._sha256: str | None = None
 
     @classmethod
@@ -138,6 +138,7 @@ class Classifier:
     def save(self, path: Path | str) -> None:
         """Write the folder; the configuration last, so that a half-written one does not load."""
         folder = Path(path)
+        (folder / CONFIG_NAME).unlink(missing_ok=True)
         with atomic_path(folder / WEIGHTS_NAME) as temporary:
             save_file(self._state(), temporary, metadata={"format": "pt"})
         self._sha256 = sha256_file(folder / WEIGHTS_NAME)

@@ -48,6 +48,8 @@ METRIC_NAMES = {
     "specificity": "specificity",
     "exact_match": "exact match",
 }
+MAIN_METRICS = ("auroc", "accuracy", "f1")
+MORE_METRICS = ("sensitivity", "specificity", "balanced_accuracy", "exact_match")
 MAX_ROC_POINTS = 300  # per curve on the page
 
 
@@ -111,7 +113,11 @@ def prediction_rows(
 
 
 def score_table(
-    scores: Sequence[Score], targets: np.ndarray, labels: Sequence[str]
+    scores: Sequence[Score],
+    targets: np.ndarray,
+    labels: Sequence[str],
+    *,
+    metrics: Sequence[str] = MAIN_METRICS,
 ) -> list[dict[str, object]]:
     """One row per diagnosis and one for all, each score with its interval as text."""
     positives = dict(zip(labels, np.asarray(targets).sum(axis=0).tolist()))
@@ -120,7 +126,7 @@ def score_table(
         if score.target not in rows:
             count = positives.get(score.target, len(targets))
             rows[score.target] = {"diagnosis": _target_name(score.target), "images": count}
-        if score.metric in METRIC_NAMES:
+        if score.metric in metrics:
             rows[score.target][METRIC_NAMES[score.metric]] = with_interval(score)
     return list(rows.values())
 
@@ -176,7 +182,8 @@ def write_page(
         "Generators smooth the speckle of a scan. A classifier that judges synthetic images must "
         "not depend on it."
     )
-    page.table([{"test images": name, **row} for name, row in evaluation.robustness.items()])
+    columns = {"images": "test images", "accuracy": "accuracy", "auroc": "AUROC"}
+    page.table([{"images": name, **row} for name, row in evaluation.robustness.items()], columns)
     _add_training(page, history)
     page.write(path)
 
@@ -187,10 +194,17 @@ def _add_scores(
     page.heading("Scores by diagnosis")
     page.table(
         score_table(scores, targets, labels),
-        caption="Each diagnosis against the rest. For all diagnoses: the mean, except accuracy "
-        "(share of images) and balanced accuracy (mean sensitivity) where diagnoses exclude each "
-        "other. A perfect score has the interval [1, 1]: resampling cannot draw an error that "
-        "never happened.",
+        caption="Each diagnosis against the rest. For all diagnoses: the mean, except accuracy, "
+        "the share of images, where diagnoses exclude each other. A perfect score has the "
+        "interval [1, 1]: resampling cannot draw an error that never happened.",
+    )
+    rows = score_table(scores, targets, labels, metrics=MORE_METRICS)
+    page.table(
+        rows,
+        list(rows[-1]),
+        caption="For all diagnoses: the mean; balanced accuracy is the mean sensitivity where "
+        "diagnoses exclude each other; exact match, where they do not, is the share of images "
+        "with every diagnosis right.",
     )
     reasons = {(score.target, score.reason): None for score in scores if score.reason}
     page.bullets([f"{_target_name(target)}: {reason}" for target, reason in reasons])
