@@ -471,11 +471,11 @@ def stats(args: argparse.Namespace) -> int:
     from utils.dataset import accept, examine_dataset
     from utils.images import save_png
 
-    run_folder.write_options(args.output_dir, args)
     examination = examine_dataset(
         args.data_dir, columns=_columns(args), num_workers=args.num_workers, offline=args.offline
     )
     dataset = accept(examination, args.data_dir, skip_invalid=args.skip_invalid)
+    run_folder.write_options(args.output_dir, args)
     bad = {index for index, _ in examination.problems}
     reports = [report for index, report in examination.pixels.items() if index not in bad]
     result = {

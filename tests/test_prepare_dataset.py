@@ -476,6 +476,7 @@ def test_the_script_reports_a_bad_set_without_a_traceback(tmp_path):
     )
     assert done.returncode == 1
     assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
     assert done.stderr.splitlines()[-2:] == [
         f"error: {tmp_path}/in: 1 problem",
         "  in: no rows: the table has no image",

@@ -138,11 +138,10 @@ def examine_dataset(
     """Read and check a source; nothing that is wrong with its rows raises.
 
     Args:
-        source: See `load_dataset`, as for the other arguments that are not named here.
+        source: See `load_dataset`, also for ``split``.
         columns: The user's column names.
-        split: Keep this one, if there is a column ``split``.
-        required: Columns that must be there and have no empty cell.
-        filled: Columns that must have no empty cell if they are there.
+        required: Columns that must be there and be filled.
+        filled: Columns that must be filled if they are there.
         with_pixels: Decode every image.
         num_workers: Processes that decode.
         offline: Forbid downloads.
@@ -155,18 +154,16 @@ def examine_dataset(
     if split is not None and "split" in table.columns:
         kept = [index for index in kept if table.records[index].split == split]
         if not kept and table.records:
-            problems.append((None, Problem(table.name, "no rows", f"none is in split {split}")))
-    notes = list(table.notes)
-    pixels: dict[int, PixelReport] = {}
-    if with_pixels:
-        lost = {index for index, problem in problems if problem.kind in PATH_KINDS}
-        indexed = [(index, table.records[index]) for index in kept if index not in lost]
-        reports = read_pixels([record for _, record in indexed], num_workers=num_workers)
-        pixels = {index: report for (index, _), report in zip(indexed, reports)}
-        found, depth_notes = judge_pixels(indexed, reports)
-        problems = sorted(problems + found, key=lambda item: -1 if item[0] is None else item[0])
-        notes += depth_notes
-    return Examination(table, problems, kept, pixels, notes)
+            problems.append((None, Problem(table.name, "no rows", f"none in split {split}")))
+    if not with_pixels:
+        return Examination(table, problems, kept, {}, table.notes)
+    lost = {index for index, problem in problems if problem.kind in PATH_KINDS}
+    indexed = [(index, table.records[index]) for index in kept if index not in lost]
+    reports = read_pixels([record for _, record in indexed], num_workers=num_workers)
+    found, depth_notes = judge_pixels(indexed, reports)
+    problems = sorted(problems + found, key=lambda item: -1 if item[0] is None else item[0])
+    pixels = {index: report for (index, _), report in zip(indexed, reports)}
+    return Examination(table, problems, kept, pixels, table.notes + depth_notes)
 
 
 def load_dataset(

@@ -67,7 +67,7 @@ def read_shards(pattern: str, columns: Columns) -> Table:
     for shard in shards:
         try:
             for key, members in _samples(shard):
-                _append_sample(table, shard, key, members, columns)
+                _append_sample(table, shard, key, members, columns=columns)
         except tarfile.TarError as error:
             detail = f"{error} (shards must be whole and not compressed)"
             table.problems.append((None, Problem(shard.name, "broken tar", detail)))
@@ -99,7 +99,7 @@ def _samples(shard: Path) -> Iterator[tuple[str, list[_Member]]]:
 
 
 def _append_sample(
-    table: Table, shard: Path, key: str, members: list[_Member], columns: Columns
+    table: Table, shard: Path, key: str, members: list[_Member], *, columns: Columns
 ) -> None:
     where = f"{shard.name}:{key}"
     images = [member for member in members if member.suffix in IMAGE_SUFFIXES]
