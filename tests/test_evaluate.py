@@ -17,7 +17,10 @@ from utils import scores
 from utils.backbones import build_network
 from utils.classifier import Classifier, ClassifierConfig
 from utils.cli import UserError
+from utils.dataset import load_dataset
 from utils.features import Features
+from utils.image_sets import ImageSet, common_side
+from utils.images import resize
 from utils.inception import FidInception
 
 ROOT = Path(evaluate.__file__).parent
@@ -190,6 +193,18 @@ def test_agreement_counts_what_the_classifier_says(finished, sets, classifier):
         assert result["overall"]["agreement"][column] == pytest.approx(np.mean(shares))
         for label, share in zip(LABELS, shares):
             assert result["per_label"][label]["agreement"][column] == pytest.approx(share)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_image_is_brought_to_one_size_in_order(tmp_path, num_workers):
+    folder = write_set(tmp_path / "mixed", count=70, side=24, width=36)
+    Image.new("RGB", (90, 60), "red").save(folder / "images" / "003.png")
+    images = ImageSet("real", load_dataset(folder), 32, "center_crop", num_workers)
+    found = list(images.images())
+    assert {image.size for image in found} == {(32, 32)}
+    for record, image in zip(images.dataset, found):
+        assert image.tobytes() == resize(record.image(), 32, "center_crop").tobytes()
+    assert common_side(images.dataset) == 24
 
 
 def test_a_run_on_the_fid_inception(tmp_path):
