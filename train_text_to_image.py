@@ -152,21 +152,18 @@ def agree_on_seed(args: argparse.Namespace, state: dict) -> int:
 
 def load_data(args: argparse.Namespace, accelerator: "Accelerator", split: str) -> "Dataset":
     """Read and check one split; of several processes only the first decodes every image."""
-    from utils.dataset import load_dataset
+    from utils.captioned_data import load_captioned
+    from utils.dataset_records import Columns
 
-    # The defaults are the names in a data set of the hub; every other source has its own.
-    columns = {
-        "image_column": None if args.image_column == "image" else args.image_column,
-        "caption_column": None if args.caption_column == "text" else args.caption_column,
-    }
+    # The example's defaults are column names of the hub; here they mean the usual ones.
+    image_column = None if args.image_column == "image" else args.image_column
+    caption_column = None if args.caption_column == "text" else args.caption_column
     with accelerator.main_process_first():
-        return load_dataset(
+        return load_captioned(
             args.train_data_dir or args.dataset_name,
-            **columns,
-            label_column=args.label_column,
-            patient_column=args.patient_column,
+            columns=Columns(image_column, caption_column, args.label_column, args.patient_column),
             split=None if split == "all" else split,
-            require_text=True,
+            template=args.caption,
             check_pixels=accelerator.is_main_process or args.skip_invalid,
             skip_invalid=args.skip_invalid,
             offline=args.offline,
@@ -186,6 +183,8 @@ def load_training_data(
     held_out = None
     if args.validation_split is not None:
         held_out = load_data(args, accelerator, args.validation_split)
+        if all(record.split is None for record in held_out):
+            raise cli.UserError("--validation_split: the data has no column split")
     if args.max_train_samples is not None and args.max_train_samples < len(dataset):
         drawn = np.random.default_rng(seed).permutation(len(dataset))[: args.max_train_samples]
         dataset = dataset.select(sorted(drawn.tolist()))
@@ -248,7 +247,8 @@ def load_models(
         unet = load_unet(model, revision=args.non_ema_revision, **where)
         parts.unet.load_state_dict(unet.state_dict())
     parts.unet.train()
-    parts.unet.to(memory_format=torch.channels_last)
+    if accelerator.device.type == "cuda":  # on a CPU it gains nothing, and costs a tenth in bf16
+        parts.unet.to(memory_format=torch.channels_last)
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     if args.enable_xformers_memory_efficient_attention:
@@ -354,6 +354,7 @@ def load_run(args: argparse.Namespace) -> Run:
     unet, optimizer, schedule = accelerator.prepare(parts.unet, optimizer, schedule)
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
+        accelerator.step = 0  # counts passes to accumulate, which may be others now
         logger.info("going on from %s", checkpoint)
     _start_trackers(args, accelerator)
     prepared = (unet, ema, optimizer, schedule)
@@ -374,7 +375,6 @@ def _start_trackers(args: argparse.Namespace, accelerator: "Accelerator") -> Non
 
 def train(run: Run, journal: "Journal") -> None:
     """The training loop: one optimizer step after another, to the plan's last."""
-    import torch
     from diffusers.training_utils import compute_dream_and_update_latents as apply_dream
 
     from utils.diffusion import diffusion_loss, min_snr_weights, training_target
@@ -412,7 +412,6 @@ def train(run: Run, journal: "Journal") -> None:
             if args.dream_training:
                 known = (unet, schedule, timesteps, noise, noisy, target, text)
                 noisy, target = apply_dream(*known, args.dream_detail_preservation)
-            noisy = noisy.to(memory_format=torch.channels_last)
 
             # Predict and learn
             prediction = unet(noisy, timesteps, text).sample

@@ -81,6 +81,7 @@ EXAMPLE_DEFAULTS = {
 }
 OWN_DEFAULTS = {
     "cache_latents": None,
+    "caption": None,
     "caption_dropout_prob": 0.1,
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
@@ -203,6 +204,8 @@ def test_the_later_of_two_crop_flags_wins(tmp_path):
         (["--rescale_betas_zero_snr", "--prediction_type", "epsilon"], "--rescale_betas_zero_snr"),
         (["--dream_training", "--prediction_type", "v_prediction"], "--dream_training"),
         (["--validation_split", "train"], "--validation_split"),
+        (["--validation_split", "val", "--train_split", "all"], "--validation_split"),
+        (["--caption", "OCT, {label"], "--caption"),
     ],
 )
 def test_a_bad_flag_is_named_and_ends_with_status_2(tmp_path, capsys, flags, named):
@@ -322,6 +325,21 @@ def test_a_wide_csv_and_the_first_releases_columns_work(run_training, toy_datase
         for index in range(4):
             writer.writerow([f"finding {index}", toy_dataset / "images" / f"{index:03d}.png"])
     assert run_training("--image_column=image", "--caption_column=text", data=table)["images"] == 4
+
+
+def test_class_folders_get_their_labels_as_captions(run_training, toy_dataset, tmp_path):
+    classes = tmp_path / "classes"
+    for label, numbers in {"drusen": (2, 5), "normal": (0, 3)}.items():
+        (classes / label).mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(toy_dataset / "images" / f"{number:03d}.png", classes / label)
+    assert run_training(data=classes)["images"] == 4
+    args = train_text_to_image.parse_args(
+        [*default_flags(tmp_path), f"--train_data_dir={classes}", "--caption=OCT, {label}"]
+    )
+    accelerator = train_text_to_image.start_accelerator(args)
+    dataset = train_text_to_image.load_data(args, accelerator, "train")
+    assert {record.text for record in dataset} == {"OCT, drusen", "OCT, normal"}
 
 
 def test_the_first_releases_flags_work_as_they_stand(
@@ -515,6 +533,18 @@ def test_a_flip_that_falsifies_captions_ends_before_a_model_is_loaded(
         run_training("--random_flip", data=sided)
     assert not (tmp_path / "out").exists()
     assert run_training("--random_flip", "--flip_swaps_sides", data=sided)["steps"] == 2
+
+
+def test_data_with_neither_captions_nor_labels_is_refused(run_training, toy_dataset):
+    with pytest.raises(UserError, match="neither captions nor labels"):
+        run_training(data=toy_dataset / "images")
+
+
+def test_processes_that_would_each_train_alone_are_refused(run_training, monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # torchrun's doing; accelerate joins them on GPUs only
+    with pytest.raises(UserError, match="2 processes were started"):
+        run_training()
+    assert not (tmp_path / "out").exists()
 
 
 def test_invalid_rows_are_skipped_if_asked_for(run_training, toy_dataset, tmp_path):

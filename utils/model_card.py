@@ -54,7 +54,9 @@ def model_card_text(
         facts: Rows of the training table.
         num_samples: Validation pictures of the last step that lie beside the card.
     """
-    table = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items())
+    table = "\n".join(
+        f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items() if value is not None
+    )
     samples = ""
     if num_samples:
         samples = f"\n{num_samples} pictures drawn at the end lie in `validation/`.\n"

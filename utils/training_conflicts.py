@@ -37,8 +37,9 @@ def contradictions(args: argparse.Namespace) -> list[str]:
             "--dream_training is defined for --prediction_type epsilon only",
         ),
         (
-            args.validation_split is not None and args.validation_split == args.train_split,
-            "--validation_split and --train_split are the same",
+            args.validation_split is not None
+            and args.train_split in ("all", args.validation_split),
+            "--validation_split: these rows are in --train_split too",
         ),
         (args.push_to_hub and args.offline, "--push_to_hub: --offline forbids it"),
         (

@@ -7,6 +7,7 @@ Nothing heavy is imported: a bad flag must answer at once.
 import argparse
 import re
 from pathlib import Path
+from string import Formatter
 
 from utils import cli
 from utils.checkpoints import LATEST
@@ -50,6 +51,14 @@ def _data_source(text: str) -> str:
     if not path.exists() and not re.search(r"[*?\[{]", text):
         raise argparse.ArgumentTypeError(f"no such file or folder: {text!r}")
     return str(path)
+
+
+def _template(text: str) -> str:
+    try:
+        list(Formatter().parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    return text
 
 
 def _interpolation(text: str) -> str:
@@ -116,6 +125,13 @@ def _add_data_flags(add) -> None:
     )
     add("--image_column", default="image", help="column of the images; image: the usual names")
     add("--caption_column", default="text", help=f"column of the captions {_DEFAULT}")
+    add(
+        "--caption",
+        type=_template,
+        metavar="TEMPLATE",
+        help="make every caption of other columns, e.g. 'retinal OCT B-scan, {label}' (default for "
+        "data without captions, such as class folders: the label)",
+    )
     add("--label_column", help="column of the diagnoses (default: label)")
     add("--patient_column", help="column of the patients (default: patient_id)")
     add(

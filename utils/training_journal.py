@@ -21,6 +21,7 @@ LOG_FILE = "train_log.csv"
 HELD_OUT_FILE = "validation_log.csv"
 COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "seconds")
 HELD_OUT_COLUMNS = ("step", "loss")
+_TRACKED = {"loss": "train_loss"}  # the name that diffusers' example gives the trackers
 SMOOTHED_STEPS = 50  # the loss told at the end is a mean over this many steps
 
 
@@ -115,7 +116,7 @@ class Journal:
 
     def _tell(self, new_rows: list[dict]) -> None:
         for row in new_rows:
-            logs = {f"train/{key}": float(row[key]) for key in COLUMNS[2:6]}
+            logs = {_TRACKED.get(key, key): float(row[key]) for key in COLUMNS[2:6]}
             self._accelerator.log(logs, step=int(row["step"]))
         last = new_rows[-1]
         self._bar.set_postfix_str(
@@ -145,7 +146,7 @@ class Journal:
 
     def add_held_out(self, step: int, loss: float) -> None:
         """Write the loss on held-out images down, in `HELD_OUT_FILE` and the trackers."""
-        self._accelerator.log({"validation/loss": loss}, step=step)
+        self._accelerator.log({"validation_loss": loss}, step=step)
         self.held_out_loss = loss
         if self._accelerator.is_main_process:
             row = {"step": step, "loss": f"{loss:.8g}"}

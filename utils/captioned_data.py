@@ -1,0 +1,62 @@
+"""Images with captions to train on; where a source has no captions, its labels stand in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from utils.cli import UserError
+from utils.dataset import Dataset, accept, examine_dataset
+from utils.dataset_import import captions_by_template
+from utils.dataset_records import Columns
+from utils.run_folder import get_logger
+
+_logger = get_logger("train")
+
+
+def load_captioned(
+    source: Path | str,
+    *,
+    columns: Columns,
+    split: str | None,
+    template: str | None,
+    check_pixels: bool,
+    skip_invalid: bool,
+    offline: bool,
+) -> Dataset:
+    """Read and check a source whose images all have a caption.
+
+    Args:
+        source: Anything `utils.dataset.load_dataset` takes.
+        columns: The user's column names.
+        split: Rows to keep; None for all.
+        template: Makes every caption, e.g. ``"retinal OCT B-scan, {label}"``. None takes the
+            captions there are; a source without any, such as class folders, gets its labels.
+        check_pixels: Decode every image once.
+        skip_invalid: Drop rows with a problem.
+        offline: Forbid downloads.
+
+    Raises:
+        DatasetError: With all problems at once, an empty caption among them.
+        UserError: If there are neither captions nor what the template asks for.
+    """
+    examination = examine_dataset(
+        source,
+        columns=columns,
+        split=split,
+        required=["text"] if columns.caption else [],
+        filled=["text"] if template is None else [],
+        with_pixels=check_pixels,
+        offline=offline,
+    )
+    dataset = accept(examination, source, skip_invalid=skip_invalid)
+    if template is None and "text" in examination.table.columns:
+        return dataset
+    if template is None and "label" not in examination.table.columns:
+        raise UserError(
+            f"{source}: neither captions nor labels (columns: "
+            f"{', '.join(examination.table.columns)}); name one with --caption_column, or give "
+            "all images the same with --caption"
+        )
+    captions = captions_by_template(dataset.records, template or "{label}")
+    _logger.info("captions are made of the labels; first: %r", captions[0])
+    records = (replace(record, text=text) for record, text in zip(dataset, captions))
+    return Dataset(records, dataset.root, dataset.skipped, dataset.notes)
