@@ -138,6 +138,12 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
         choices=("train", "val", "test"),
         help="split of --prompts_from to take, if it has splits (default: train)",
     )
+    add_number_flags(parser)
+
+
+def add_number_flags(parser: argparse.ArgumentParser) -> None:
+    """How many images, of which prompts."""
+    group = parser.add_argument_group("number of images")
     group.add_argument(
         "--class_balanced",
         action="store_true",
@@ -181,6 +187,25 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         help="denoising steps (default: %(default)s)",
     )
     group.add_argument(
+        "--eta",
+        type=cli.probability,
+        default=0.0,
+        metavar="P",
+        help="share of fresh noise in each step of --sampler ddim, 0 to 1 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--resolution",
+        type=cli.resolution,
+        metavar="PX",
+        help="side of the images (default: the model's own)",
+    )
+    add_guidance_flags(parser)
+
+
+def add_guidance_flags(parser: argparse.ArgumentParser) -> None:
+    """How much the prompt weighs."""
+    group = parser.add_argument_group("guidance")
+    group.add_argument(
         "--guidance_scale",
         type=guidance_scale,
         default=7.5,
@@ -198,18 +223,6 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--negative_prompt", default="", metavar="TEXT", help="what guidance leads away from"
-    )
-    group.add_argument(
-        "--eta",
-        type=cli.probability,
-        default=0.0,
-        help="share of fresh noise in each step of --sampler ddim, 0 to 1 (default: %(default)s)",
-    )
-    group.add_argument(
-        "--resolution",
-        type=cli.resolution,
-        metavar="PX",
-        help="side of the images (default: the model's own)",
     )
 
 
@@ -420,6 +433,11 @@ def draw_images(
 
     group = sampler.group_size or 1
     size = -(-args.batch_size // group) * group
+    cores = cli.available_cores()
+    if sampler.group_size and size < min(cores * group, len(plan)):
+        logger.info(
+            "%d of %d cores draw; --batch_size %d uses all", size // group, cores, cores * group
+        )
     progress = tqdm(total=len(plan), initial=len(done), unit="image", desc="drawing")
     with progress, ManifestWriter(args.output_dir / "manifest.csv") as manifest:
         for batch in batches(len(plan), size):

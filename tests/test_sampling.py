@@ -12,11 +12,11 @@ from utils.image_sampler import CPU_GROUP, ImageSampler, PromptEncoder
 from utils.sampling import (
     SAMPLERS,
     Settings,
+    denoise,
     draw_noise,
     guide,
     image_seed,
     make_scheduler,
-    denoise,
 )
 
 CONFIG = {
@@ -239,3 +239,28 @@ def test_a_resolution_the_decoder_cannot_make_is_refused(pipeline):
             settings=Settings(),
             resolution=60,
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("settings", [{}, {"sampler": "ddim", "eta": 0.5}], ids=str)
+def test_a_gpu_draws_the_pictures_of_the_cpu(pipeline, settings):
+    seeds = [image_seed(0, index) for index in range(len(PROMPTS))]
+    on_cpu = make_sampler(pipeline, num_steps=5, **settings).sample(PROMPTS, seeds)
+    on_gpu = ImageSampler(
+        unet=copy.deepcopy(pipeline.unet).cuda(),
+        vae=copy.deepcopy(pipeline.vae).cuda(),
+        encoder=PromptEncoder(pipeline.tokenizer, copy.deepcopy(pipeline.text_encoder).cuda()),
+        scheduler_config=pipeline.scheduler.config,
+        settings=Settings(num_steps=5, **settings),
+        resolution=64,
+    ).sample(PROMPTS, seeds)
+    assert (on_gpu - on_cpu).abs().max() * 127.5 < 2
+
+
+def test_a_batch_in_one_group_as_on_a_gpu_gives_the_same_pictures(pipeline):
+    sampler = make_sampler(pipeline, num_steps=3)
+    seeds = [image_seed(0, index) for index in range(len(PROMPTS))]
+    in_groups = sampler.sample(PROMPTS, seeds)
+    sampler.group_size = None
+    assert (sampler.sample(PROMPTS, seeds) - in_groups).abs().max() * 127.5 < 1

@@ -20,9 +20,9 @@ from utils.cli import UserError, available_cores
 from utils.sampling import (
     Settings,
     decode_latents,
+    denoise,
     draw_noise,
     make_scheduler,
-    denoise,
     vae_factor,
 )
 
@@ -137,9 +137,7 @@ class ImageSampler:
             return self._draw(self._embed(prompts), seeds).cpu()
         groups = list(_groups(list(zip(prompts, seeds)), self.group_size))
         num_workers = min(len(groups), available_cores())
-        # The initializer too: a thread has a number of OpenMP threads of its own.
-        start = {"initializer": torch.set_num_threads, "initargs": (1,)}
-        with _one_thread(), ThreadPoolExecutor(num_workers, **start) as pool:
+        with _one_thread(), ThreadPoolExecutor(num_workers) as pool:
             jobs = [
                 pool.submit(
                     self._draw,
