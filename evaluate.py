@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="how; the generator's training should have used the same (default: %(default)s)",
     )
     _add_metric_flags(parser.add_argument_group("metrics"))
+    _add_network_flags(parser.add_argument_group("networks"))
     run = parser.add_argument_group("run")
     shared = ("output_dir", "seed", "batch_size", "num_workers", "device", "offline")
     cli.add_runtime_flags(run, *shared, batch_size=32)
@@ -109,26 +110,6 @@ def _add_metric_flags(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         choices=METRICS,
         help="what to compute (default: all; agreement only with a classifier)",
-    )
-    group.add_argument(
-        "--feature_extractor",
-        type=extractor_name,
-        default="inception",
-        metavar="NAME",
-        help="network of fid and inception_score: inception (the FID's own), classifier:DIR, or "
-        "torchvision-inception (not the FID's) (default: %(default)s)",
-    )
-    group.add_argument(
-        "--feature_weights",
-        type=cli.existing_file,
-        metavar="PATH",
-        help="weight file of the two Inceptions; nothing is downloaded",
-    )
-    group.add_argument(
-        "--classifier",
-        type=cli.existing_dir,
-        metavar="DIR",
-        help="diagnosis classifier for agreement (default: that of --feature_extractor)",
     )
     group.add_argument(
         "--max_pairs",
@@ -149,6 +130,29 @@ def _add_metric_flags(group: argparse._ArgumentGroup) -> None:
         default=50,
         metavar="N",
         help="resamples for the interval of fid; under 2: no interval (default: %(default)s)",
+    )
+
+
+def _add_network_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--feature_extractor",
+        type=extractor_name,
+        default="inception",
+        metavar="NAME",
+        help="network of fid and inception_score: inception (the FID's own), classifier:DIR, or "
+        "torchvision-inception (not the FID's) (default: %(default)s)",
+    )
+    group.add_argument(
+        "--feature_weights",
+        type=cli.existing_file,
+        metavar="PATH",
+        help="weight file of the two Inceptions; nothing is downloaded",
+    )
+    group.add_argument(
+        "--classifier",
+        type=cli.existing_dir,
+        metavar="DIR",
+        help="diagnosis classifier for agreement (default: that of --feature_extractor)",
     )
 
 
@@ -219,6 +223,7 @@ def score(
     args: argparse.Namespace,
     real: ImageSet,
     synthetic: ImageSet,
+    *,
     labels: Sequence[str],
     networks: tuple[FeatureExtractor | None, Classifier | None],
 ) -> tuple[dict[str, dict], dict[str, dict[str, dict]]]:
@@ -227,23 +232,20 @@ def score(
     from utils.image_sets import measure
 
     extractor, classifier = networks
-    sides = [
-        (images, measure(images, extractor, classifier, batch_size=args.batch_size))
-        for images in (real, synthetic)
-        if extractor or classifier
-    ]
+    sides = []
+    if extractor or classifier:
+        seen = {"extractor": extractor, "classifier": classifier, "batch_size": args.batch_size}
+        sides = [(images, measure(images, **seen)) for images in (real, synthetic)]
     results = {}
     if "fid" in args.metrics:
         results["fid"] = scores.score_frechet(
             *sides, labels, num_resamples=args.bootstrap, seed=args.seed
         )
     if "inception_score" in args.metrics:
-        entry = scores.score_inception(
-            *(seen.features for _, seen in sides),
-            splits=args.inception_score_splits,
-            seed=args.seed,
-            on_classifier=args.feature_extractor.startswith(extractor_names.CLASSIFIER_PREFIX),
-        )
+        on_classifier = args.feature_extractor.startswith(extractor_names.CLASSIFIER_PREFIX)
+        options = {"splits": args.inception_score_splits, "on_classifier": on_classifier}
+        features = [seen.features for _, seen in sides]
+        entry = scores.score_inception(*features, **options, seed=args.seed)
         results["inception_score"] = (entry, {})
     if "ms_ssim" in args.metrics:
         results["ms_ssim"] = diversity.score_ms_ssim(
@@ -292,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     run_folder.write_options(args.output_dir, args, resolved=options)
 
-    overall, per_label = score(args, real, synthetic, labels, networks)
+    overall, per_label = score(args, real, synthetic, labels=labels, networks=networks)
     notes = {"data": options["notes"]}
     notes |= {name: entry.get("notes", []) for name, entry in overall.items()}
     for name, texts in notes.items():

@@ -65,6 +65,15 @@ def test_inception_agrees_with_torch_fidelity_on_the_same_file(weights, extracto
         assert ours.pool.std() > 0.01
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_inception_gives_the_same_features_on_the_gpu(weights, extractor):
+    images = scans(3, 96)
+    there = features.load_extractor("inception", weights=weights, device="cuda").extract(images)
+    here = extractor.extract(images)
+    assert there.pool == pytest.approx(here.pool, abs=1e-2 * float(np.abs(here.pool).max()))
+
+
 def test_resize_is_that_of_tensorflow_1():
     pixels = 255 * torch.rand(2, 3, 40, 61, generator=torch.Generator().manual_seed(0))
     for side in (29, 61, 299):

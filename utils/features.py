@@ -117,7 +117,8 @@ class FidInceptionFeatures:
         progress: Progress | None = None,
     ) -> Features:
         """See ``FeatureExtractor.extract``."""
-        return _run(self.network, _rgb, images, self.device, batch_size, progress)
+        run = {"device": self.device, "batch_size": batch_size, "progress": progress}
+        return _run(self.network, _rgb, images, **run)
 
 
 class TorchvisionInceptionFeatures:
@@ -150,7 +151,8 @@ class TorchvisionInceptionFeatures:
         progress: Progress | None = None,
     ) -> Features:
         """See ``FeatureExtractor.extract``."""
-        return _run(self._forward, _rgb_299, images, self.device, batch_size, progress)
+        run = {"device": self.device, "batch_size": batch_size, "progress": progress}
+        return _run(self._forward, _rgb_299, images, **run)
 
     def _forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 3, 299, 299) uint8 to pool features (N, 2048) and logits (N, 1000)."""
@@ -202,6 +204,7 @@ def _run(
     network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     prepare: Callable[[Image.Image], np.ndarray],
     images: Iterable[Image.Image],
+    *,
     device: str,
     batch_size: int,
     progress: Progress | None,

@@ -150,10 +150,19 @@ def _axes(x_scale: _Scale, y_scale: _Scale, *, x_label: str, y_label: str) -> li
 
 def _path(points: Sequence[Point], x_scale: _Scale, y_scale: _Scale, css: str) -> str:
     """One polyline, with a dot at its last point (the only mark of a one-point series)."""
+    if not points:
+        return ""
     places = [(x_scale(x), y_scale(y)) for x, y in points]
     joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     dot = f'<circle class="dot {css}" cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="3.5"/>'
     return f'<polyline class="line {css}" points="{joined}"/>{"" if "faint" in css else dot}'
+
+
+def _first_and_last(curve: Sequence[Point]) -> str:
+    if not curve:
+        return "no value"
+    first, last = format_number(curve[0][1]), format_number(curve[-1][1])
+    return f"{first} at the start, {last} at the end"
 
 
 def line_chart(
@@ -169,15 +178,13 @@ def line_chart(
     """Curves over a common x axis.
 
     Args:
-        series: Name -> (x, y) points in order of x. Points that are not finite, or not positive on
-            a logarithmic axis, are left out.
+        series: Name -> (x, y) in order of x; points that no axis can show are left out.
         title: Spoken name of the drawing.
-        x_label: What x is, with its unit.
-        y_label: What y is, with its unit.
-        log_x: Logarithmic x axis.
-        log_y: Logarithmic y axis.
-        smooth: Weight of the past in [0, 1) of a moving average drawn over the faint raw curve,
-            for curves of at least ``SMOOTH_FROM`` points.
+        x_label: What x is, with its unit; likewise ``y_label``.
+        y_label: See above.
+        log_x: Logarithmic x axis; likewise ``log_y``.
+        log_y: See above.
+        smooth: Weight of the past in [0, 1) of an average drawn over long curves, then faint.
 
     Returns:
         SVG and legend; a sentence instead when no point can be drawn.
@@ -192,15 +199,11 @@ def line_chart(
     body, spoken = _axes(x_scale, y_scale, x_label=x_label, y_label=y_label), []
     for index, (name, curve) in enumerate(curves.items()):
         css = f"c{index % NUM_COLOURS}"
-        if not curve:
-            spoken.append(f"{name}: no value")
-            continue
         if smooth and len(curve) >= SMOOTH_FROM:
             body.append(_path(curve, x_scale, y_scale, f"{css} faint"))
             curve = smooth_points(curve, smooth)
         body.append(_path(curve, x_scale, y_scale, css))
-        first, last = format_number(curve[0][1]), format_number(curve[-1][1])
-        spoken.append(f"{name}: {first} at the start, {last} at the end")
+        spoken.append(f"{name}: {_first_and_last(curve)}")
     description = f"{y_label} over {x_label}. " + "; ".join(spoken)
     height = bottom + MARGIN_BOTTOM
     return _svg(body, height=height, title=title, description=description) + legend(list(series))

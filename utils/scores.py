@@ -94,14 +94,9 @@ def frechet_entry(
     interval = floor = floor_n = None
     notes = []
     if num_resamples >= 2:
+        options = {"real_groups": patients, "num_resamples": num_resamples, "seed": seed}
         with tqdm(total=num_resamples, desc="fid resamples", leave=False) as bar:
-            interval = metrics.frechet_interval(
-                **sets,
-                real_groups=patients,
-                num_resamples=num_resamples,
-                seed=seed,
-                progress=bar.update,
-            )
+            interval = metrics.frechet_interval(**sets, **options, progress=bar.update)
     halves = metrics.split_halves(patients, seed=seed)
     if min(map(len, halves)) >= metrics.MIN_IMAGES:
         floor = metrics.frechet_distance(real=real[halves[0]], synthetic=real[halves[1]])
