@@ -2,8 +2,8 @@
 r"""Draw a labelled data set from a fine-tuned Stable Diffusion pipeline.
 
 Image i depends on the model, its prompt, the sampler's settings and (--seed, i) alone: batch size,
-interruptions and the order of the work change nothing. The same command started again goes on
-where it stopped. Every PNG says in its metadata that it is synthetic.
+interruptions and the order of the work change no byte (on a GPU a grey level here and there). The
+same command started again goes on where it stopped. Every PNG says that it is synthetic.
 
 Examples:
   # ten images of one finding
@@ -46,7 +46,6 @@ from utils.run_folder import (
 )
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
     from utils.image_sampler import ImageSampler, PromptEncoder
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("dpmsolver++", "ddim", "pndm", "unipc", "euler")  # those of utils.sampling
 GRAY_MODES = ("auto", "always", "never")
-MAX_GRAY_CHROMA = 8.0  # grey levels: what a decoder trained on colour leaves in a gray picture
 MAX_PROMPTS_NAMED = 5
 
 # Flags that may differ between a run and its continuation: they change no image.
@@ -85,14 +83,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--gray",
         choices=GRAY_MODES,
         default="auto",
-        help="write 8-bit gray PNG: auto where the colour is weak (mean chroma up to "
-        f"{MAX_GRAY_CHROMA:g} grey levels), always, or never (default: %(default)s)",
+        help="write 8-bit gray PNG: auto where the colour is weak (8 grey levels between the "
+        "channels, in the mean), always, or never (default: %(default)s)",
     )
     group.add_argument(
         "--embed_prompt",
         action="store_true",
-        help="put the prompt into the PNG's metadata (default: its hash only, since a prompt "
-        "may come from a patient's report)",
+        help="put the prompt into the PNG's metadata (default: its hash only; a prompt may come "
+        "from a patient's report)",
     )
     group = parser.add_argument_group("runtime")
     cli.add_runtime_flags(group, "seed", "batch_size", "device", "offline")
@@ -130,9 +128,7 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="label of a --prompt, in the same order; several diagnoses joined by ;",
     )
-    group.add_argument(
-        "--modality", default="", help="modality of prompts that bring none, e.g. OCT"
-    )
+    group.add_argument("--modality", default="", help="modality of prompts without, e.g. OCT")
     group.add_argument(
         "--prompts_split",
         choices=("train", "val", "test"),
@@ -208,10 +204,10 @@ def add_guidance_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--guidance_scale",
         type=guidance_scale,
-        default=7.5,
+        default=4.0,
         metavar="W",
-        help="weight of the prompt; 1 switches guidance off and halves the work "
-        "(default: %(default)s)",
+        help="weight of the prompt: more of it draws findings clearer and all images more alike; "
+        "1 switches guidance off and halves the work (default: %(default)g)",
     )
     group.add_argument(
         "--guidance_rescale",
@@ -291,7 +287,9 @@ def find_model(model: str, *, offline: bool) -> Path:
 
         silence_libraries()
         try:
-            folder = Path(DiffusionPipeline.download(model, local_files_only=offline))
+            without = {"safety_checker": None, "feature_extractor": None}
+            path = DiffusionPipeline.download(model, local_files_only=offline, **without)
+            folder = Path(path)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"--model {model}: no folder of this name, and not to be had from the hub"
@@ -372,46 +370,6 @@ def tell_cut_prompts(encoder: "PromptEncoder", plan: Sequence["Prompt"]) -> None
         )
 
 
-def is_gray(chroma: float, mode: str) -> bool:
-    """Whether a picture of this mean chroma (grey levels) is written as gray."""
-    return mode == "always" or (mode == "auto" and chroma <= MAX_GRAY_CHROMA)
-
-
-def finish_image(pixels: "Tensor", gray_mode: str) -> tuple["Image", float]:
-    """Float pixels (3, H, W) in [-1, 1] to an 8-bit picture, gray or RGB, and its chroma.
-
-    Chroma is the distance between the strongest and the weakest channel, the mean over the pixels,
-    in grey levels: what is lost where the picture becomes gray.
-    """
-    import numpy as np
-
-    from utils.images import to_uint8
-
-    picture = to_uint8(pixels[None])[0]
-    levels = np.asarray(picture, dtype=np.int16)  # (H, W, 3)
-    chroma = round(float(np.ptp(levels, axis=2).mean()), 3)
-    if is_gray(chroma, gray_mode):
-        gray = pixels.clamp(-1, 1).mean(0, keepdim=True).expand(3, -1, -1)
-        picture = to_uint8(gray[None])[0].getchannel(0)
-    return picture, chroma
-
-
-def check_image(pixels: "Tensor", index: int, prompt: "Prompt") -> None:
-    """Stop at a picture that is none.
-
-    Raises:
-        UserError: If it holds NaN or infinities, or is of one flat colour.
-    """
-    which = f"image {index} ({prompt.where}, prompt sha256 {prompt.sha256[:16]})"
-    if not bool(pixels.isfinite().all()):
-        raise UserError(
-            f"{which}: the model gave NaN or infinities; nothing was written for it. With "
-            "--mixed_precision fp16 try bf16 or no; else the weights are broken"
-        )
-    if bool((pixels.clamp(-1, 1) == pixels.clamp(-1, 1).flatten()[0]).all()):
-        raise UserError(f"{which}: one flat colour; nothing was written for it. Try other settings")
-
-
 def batches(num_images: int, size: int) -> Iterator[range]:
     """Indices in batches that are the same whether or not a run was interrupted."""
     for start in range(0, num_images, size):
@@ -429,6 +387,7 @@ def draw_images(
     from tqdm import tqdm
 
     from utils.manifest import ManifestWriter
+    from utils.pictures import check_image
     from utils.sampling import image_seed
 
     group = sampler.group_size or 1
@@ -463,6 +422,7 @@ def save_image(
 ) -> dict[str, str]:
     """Write one PNG with its mark; returns its line of the manifest."""
     from utils.images import save_png
+    from utils.pictures import finish_image
     from utils.provenance import png_text
     from utils.sampling import image_seed
 
@@ -501,6 +461,8 @@ def save_image(
 
 def summarise(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
     """The numbers of the set, for the card and for stdout."""
+    from utils.pictures import is_gray
+
     dropped = [float(row["chroma"]) for row in rows if is_gray(float(row["chroma"]), args.gray)]
     labels = Counter(row["label"] for row in rows)
     return {

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import generate_synthetic_dataset as generate
-from utils import resumable_run, sampling
+from utils import pictures, resumable_run, sampling
 from utils.cli import UserError
 from utils.dataset import load_dataset
 
@@ -153,7 +153,7 @@ def test_the_set_is_a_data_set_with_provenance(six, tiny_pipeline):
         "model": str(tiny_pipeline),
         "sampler": "dpmsolver++",
         "steps": "2",
-        "guidance": "7.5",
+        "guidance": "4",
         "score": "",
         "accepted": "true",
         "attempt": "0",
@@ -468,10 +468,10 @@ def test_a_safety_checker_in_the_pipeline_is_not_loaded_and_blackens_nothing(
 
 def test_chroma_is_the_mean_distance_of_the_channels_and_gray_their_mean():
     pixels = torch.tensor([0.0, 0.06, -0.03]).view(3, 1, 1).expand(3, 2, 2)
-    picture, chroma = generate.finish_image(pixels, "auto")
+    picture, chroma = pictures.finish_image(pixels, "auto")
     assert chroma == 135 - 124  # of 127.5 * (1 + x), rounded
     assert picture.mode == "RGB"
-    picture, _ = generate.finish_image(pixels, "always")
+    picture, _ = pictures.finish_image(pixels, "always")
     assert picture.mode == "L"
     assert picture.getpixel((0, 0)) == 129  # 127.5 * 1.01
 
@@ -481,9 +481,9 @@ def test_auto_writes_weak_colour_as_gray_and_strong_as_colour(spread, mode):
     pixels = torch.linspace(-1, 1, 64).view(1, 8, 8) + torch.tensor([0, spread, -spread]).view(
         3, 1, 1
     )
-    picture, _ = generate.finish_image(pixels, "auto")
+    picture, _ = pictures.finish_image(pixels, "auto")
     assert picture.mode == mode
-    assert generate.finish_image(pixels, "never")[0].mode == "RGB"
+    assert pictures.finish_image(pixels, "never")[0].mode == "RGB"
 
 
 def test_gray_files_have_one_channel_and_what_was_dropped_is_told(tiny_pipeline, tmp_path, capsys):

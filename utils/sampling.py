@@ -122,7 +122,7 @@ class Settings:
 
     sampler: str = "dpmsolver++"
     num_steps: int = 25
-    guidance_scale: float = 7.5
+    guidance_scale: float = 4.0
     guidance_rescale: float = 0.0
     negative_prompt: str = ""
     eta: float = 0.0
