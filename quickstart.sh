@@ -25,22 +25,30 @@ setup_env requirements.txt
 CLINIC="$OUTPUT_DIR/clinic"
 mkdir -p "$OUTPUT_DIR/logs"
 
-# stage NAME COMMAND...: run once; keep what it printed, how long it took, and that it ended.
+# stage NAME COMMAND...: run it unless it ended before, with the same command and after the same
+# stages; keep what it printed, how long it took, and that it ended. NAME is also the folder that it
+# writes, which goes first where an earlier start of the stage left one.
+anew=""
 stage() {
-  local name="$1" started
+  local name="$1" log="$OUTPUT_DIR/logs/$1" started
   shift
-  if [ -f "$OUTPUT_DIR/logs/$name.done" ] && [ "$(cat "$OUTPUT_DIR/logs/$name.done")" = "$*" ]; then
+  if [ -z "$anew" ] && [ "$(cat "$log.done" 2>/dev/null)" = "$*" ]; then
     echo "[$name] done before"
     return
   fi
+  anew=yes
   echo "[$name] $*"
+  if [ -e "$log.started" ]; then
+    rm -rf "$log.done" "${OUTPUT_DIR:?}/$name"
+  fi
   started=$(date +%s)
-  if ! "$@" >"$OUTPUT_DIR/logs/$name.json"; then
+  echo "$started" >"$log.started"
+  if ! "$@" >"$log.json"; then
     echo "[$name] failed; the message is above" >&2
     exit 1
   fi
-  echo "$(($(date +%s) - started))" >"$OUTPUT_DIR/logs/$name.seconds"
-  echo "$*" >"$OUTPUT_DIR/logs/$name.done"
+  echo "$(($(date +%s) - started))" >"$log.seconds"
+  echo "$*" >"$log.done"
 }
 
 # draw NAME MODEL: a class-balanced synthetic set with the captions of the training scans.
@@ -60,10 +68,10 @@ judge() {
 
 stage clinic python prepare_dataset.py simulate --output_dir "$CLINIC" \
   --num_images "$NUM_SCANS" --looks portable --seed "$SEED"
-stage split python prepare_dataset.py split --data_dir "$CLINIC" --seed "$SEED"
+stage split python prepare_dataset.py split --data_dir "$CLINIC" --overwrite --seed "$SEED"
 stage diagnosis python semi_supervised.py --real_dir "$CLINIC" --arms real --backbone small \
   --resolution 128 --seed "$SEED" --output_dir "$OUTPUT_DIR/diagnosis"
-stage training accelerate launch --num_processes 1 --mixed_precision no train_text_to_image.py \
+stage pipeline accelerate launch --num_processes 1 --mixed_precision no train_text_to_image.py \
   --pretrained_model_name_or_path "$MODEL_NAME" --train_data_dir "$CLINIC" --offline \
   --resolution 128 --center_crop --train_batch_size 16 --max_train_steps "$MAX_TRAIN_STEPS" \
   --learning_rate 2e-4 --lr_scheduler cosine --lr_warmup_steps 20 --use_ema --seed "$SEED" \

@@ -24,7 +24,7 @@ STAGES = {
     "clinic": "simulate the clinic",
     "split": "split by patient",
     "diagnosis": "train the classifier on real scans",
-    "training": "fine-tune the generator",
+    "pipeline": "fine-tune the generator",
     "synthetic_before": "draw scans before fine-tuning",
     "synthetic": "draw scans after fine-tuning",
     "evaluation_before": "evaluate before",
