@@ -367,7 +367,8 @@ def _start_trackers(args: argparse.Namespace, accelerator: "Accelerator") -> Non
         for name, value in vars(args).items()
         if name != "validation_prompts"
     }
-    accelerator.init_trackers(args.tracker_project_name, flags)
+    folder = {"wandb": {"dir": str(args.output_dir)}}
+    accelerator.init_trackers(args.tracker_project_name, flags, init_kwargs=folder)
 
 
 # Loop
@@ -437,8 +438,10 @@ def train(run: Run, journal: "Journal") -> None:
         if step % args.checkpointing_steps == 0:
             journal.flush()  # ends the run at NaN, before it gets into a checkpoint
             save_training_state(run, step)
+            journal.restart_clock()
         if step < plan.last_step and validation_is_due(run, step):
             validate(run, journal, step)
+            journal.restart_clock()
     journal.close()
 
 

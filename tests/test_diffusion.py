@@ -65,7 +65,7 @@ def test_the_loss_is_the_weighted_mean_over_images():
 
 def test_the_loss_of_half_precision_predictions_is_float32():
     big = torch.full((1, 1, 1, 1), 300.0, dtype=torch.float16)  # 300^2 overflows float16
-    assert diffusion_loss(big, torch.zeros(1, 1, 1, 1)).item() == pytest.approx(90000.0)
+    assert diffusion_loss(big, torch.zeros_like(big)).item() == pytest.approx(90000.0)
 
 
 def test_the_target_of_epsilon_is_the_noise():

@@ -114,6 +114,10 @@ class Journal:
         self.rows += new_rows
         self._tell(new_rows)
 
+    def restart_clock(self) -> None:
+        """Leave what was done since the last flush (pictures, checkpoints) out of the speed."""
+        self._last_flush = time.perf_counter()
+
     def _tell(self, new_rows: list[dict]) -> None:
         for row in new_rows:
             logs = {_TRACKED.get(key, key): float(row[key]) for key in COLUMNS[2:6]}
