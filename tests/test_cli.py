@@ -123,6 +123,7 @@ def test_fail_prints_one_line_and_exits_with_1(capsys):
         (FileNotFoundError(errno.ENOENT, "No such file", "x.png"), 1, "x.png"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (ModuleNotFoundError("No module", name="torch"), 1, "pip install -r requirements.txt"),
     ],
 )
 def test_main_guard_turns_a_users_error_into_a_message(raised, status, said, capsys):

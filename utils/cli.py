@@ -239,6 +239,11 @@ def main_guard(main: Callable[[], int | None]) -> NoReturn:
         status = EXIT_INTERRUPTED
     except UserError as error:
         fail(error)
+    except ModuleNotFoundError as error:
+        fail(
+            f"package {error.name} is missing in {sys.executable}: activate the environment "
+            "(source .venv/bin/activate) or pip install -r requirements.txt"
+        )
     except (FileNotFoundError, PermissionError) as error:
         fail(error)
     except OSError as error:
