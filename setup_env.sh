@@ -20,8 +20,8 @@ _setup_environment_of() {
 }
 
 _setup_check_version() {
-  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || _setup_fail \
-    "Python 3.10 or newer is needed; $1 is $("$1" --version 2>&1 || echo 'not to be started')." \
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || _setup_fail \
+    "Python 3.11 or newer is needed (the pinned packages ask for it); $1 is $("$1" --version 2>&1 || echo 'not to be started')." \
     "Name another one, e.g.: PYTHON=python3.12 bash $(basename "$0")"
 }
 
@@ -54,7 +54,7 @@ setup_env() {
   fi
   command -v "$interpreter" >/dev/null || _setup_fail \
     "there is no $interpreter." \
-    "Install Python 3.10 or newer, or name it: PYTHON=/path/to/python bash $(basename "$0")"
+    "Install Python 3.11 or newer, or name it: PYTHON=/path/to/python bash $(basename "$0")"
   _setup_check_version "$interpreter"
   environment="$(_setup_environment_of "$interpreter")"
   if [ -z "$environment" ]; then

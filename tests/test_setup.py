@@ -94,12 +94,12 @@ def test_an_environment_is_made_where_none_is_active_and_reused(tree):
 
 def test_an_old_python_is_refused_by_its_version(tree):
     old = tree / "old"
-    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.10\n[ "$1" = --version ]\n')
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.12\n[ "$1" = --version ]\n')
     old.chmod(0o755)
     done = set_up(tree, "one.txt", PYTHON=str(old))
     assert done.returncode == 1
-    assert "3.10 or newer is needed" in done.stderr
-    assert "Python 3.8.10" in done.stderr
+    assert "3.11 or newer is needed" in done.stderr
+    assert "Python 3.10.12" in done.stderr
 
 
 def test_a_python_that_is_not_there_is_named(tree):
