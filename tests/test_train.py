@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 
 import train_text_to_image
 from utils.cli import UserError
+from utils.dataset import load_dataset
+from utils.diffusion import load_pipeline_parts
+from utils.training_data import SampleOptions, make_training_set
 from utils.training_notes import warn_of_memorisation
 from utils.training_state import EMAModel, Plan
 
@@ -380,6 +383,29 @@ def test_the_first_releases_flags_work_as_they_stand(
     assert list((output_dir / "logs").rglob("events.out.tfevents*"))
     assert [row["step"] for row in log_of(output_dir)] == ["1", "2"]
     assert log_of(output_dir)[0]["epoch"] == "2"  # 16 images of 8 in the split
+
+
+def test_the_first_loss_is_what_the_equations_say(
+    run_training, tiny_pipeline, toy_dataset, tmp_path
+):
+    run_training("--max_train_steps=1", "--snr_gamma=5", "--mixed_precision=no")
+    parts = load_pipeline_parts(tiny_pipeline)
+    dataset = load_dataset(toy_dataset, split="train", check_pixels=False)
+    options = SampleOptions(0, 64, "center_crop", False, 0.1, (4, 8, 8), 1000)
+    samples = make_training_set(dataset, options, parts.tokenizer)
+    alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square(), dim=0)
+    losses = []
+    for sample in (samples[0], samples[1]):
+        alpha = alphas[sample["timestep"]]
+        with torch.no_grad():
+            posterior = parts.vae.encode(sample["pixels"][None]).latent_dist
+            latents = (posterior.mean + posterior.std * sample["posterior_noise"]) * 0.18215
+            noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * sample["noise"]
+            text = parts.text_encoder(sample["text"][None]).last_hidden_state
+            guess = parts.unet(noisy, sample["timestep"], text).sample
+        weight = min(alpha / (1 - alpha), torch.tensor(5.0)) / (alpha / (1 - alpha))
+        losses.append(weight * (guess[0] - sample["noise"]).square().mean())
+    assert losses_of(tmp_path / "out") == pytest.approx([sum(losses).item() / 2], rel=1e-4)
 
 
 def test_options_of_the_loss_reach_it(run_training, tmp_path):
