@@ -24,7 +24,7 @@ TOY_FINDINGS = {
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory) -> Path:
-    """A StableDiffusionPipeline folder of about 1.5 MB: 64 px, VAE factor 8, fixed random weights."""
+    """A StableDiffusionPipeline folder, 1.5 MB: 64 px, VAE factor 8, fixed random weights."""
     import torch
     from diffusers import (
         AutoencoderKL,
