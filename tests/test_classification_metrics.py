@@ -21,7 +21,10 @@ from utils.classification_scores import (
     score_classification,
 )
 
-sklearn_metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+
+@pytest.fixture(scope="module")
+def sklearn_metrics():
+    return pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
 
 
 def random_task(seed, *, count=120, num_labels=4, multi_label=False, ties=False):
@@ -70,7 +73,7 @@ def test_auroc_refuses_scores_that_are_not_finite_and_lengths_that_differ():
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ties", [False, True])
-def test_auroc_agrees_with_scikit_learn(seed, ties):
+def test_auroc_agrees_with_scikit_learn(sklearn_metrics, seed, ties):
     probs, targets = random_task(seed, ties=ties)
     for k in range(targets.shape[1]):
         expected = sklearn_metrics.roc_auc_score(targets[:, k], probs[:, k])
@@ -92,7 +95,7 @@ def test_a_weight_is_the_same_as_a_repetition():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_multiclass_scores_agree_with_scikit_learn(seed):
+def test_multiclass_scores_agree_with_scikit_learn(sklearn_metrics, seed):
     probs, targets = random_task(seed)
     said, true = probs.argmax(axis=1), targets.argmax(axis=1)
     labels = list("abcd")
@@ -118,7 +121,7 @@ def test_multiclass_scores_agree_with_scikit_learn(seed):
     assert f1(said == 1, true == 1) == pytest.approx(f1_each[1])
 
 
-def test_multilabel_scores_agree_with_scikit_learn():
+def test_multilabel_scores_agree_with_scikit_learn(sklearn_metrics):
     probs, targets = random_task(5, multi_label=True)
     said = probs >= 0.5
     found = by_key(
@@ -137,7 +140,7 @@ def test_multilabel_scores_agree_with_scikit_learn():
     assert found["c", "balanced_accuracy"].value == pytest.approx(balanced)
 
 
-def test_confusion_matrix_and_roc_curve_agree_with_scikit_learn():
+def test_confusion_matrix_and_roc_curve_agree_with_scikit_learn(sklearn_metrics):
     probs, targets = random_task(2, ties=True)
     said, true = probs.argmax(axis=1), targets.argmax(axis=1)
     expected = sklearn_metrics.confusion_matrix(true, said, labels=range(4))
