@@ -18,6 +18,10 @@ NUM_SCANS="${NUM_SCANS:-1200}"             # scans of the simulated clinic, two 
 MAX_TRAIN_STEPS="${MAX_TRAIN_STEPS:-500}"
 NUM_IMAGES="${NUM_IMAGES:-240}"            # synthetic scans, the same number of each finding
 SEED="${SEED:-1}"
+# bf16 where the CPU computes in it (about 1.6 times faster), else float32
+if [ -z "${MIXED_PRECISION:-}" ]; then
+  grep -qsE 'avx512_bf16|amx_bf16' /proc/cpuinfo && MIXED_PRECISION=bf16 || MIXED_PRECISION=no
+fi
 
 source ./setup_env.sh
 setup_env requirements.txt
@@ -70,8 +74,10 @@ stage clinic python prepare_dataset.py simulate --output_dir "$CLINIC" \
   --num_images "$NUM_SCANS" --looks portable --seed "$SEED"
 stage split python prepare_dataset.py split --data_dir "$CLINIC" --overwrite --seed "$SEED"
 stage diagnosis python semi_supervised.py --real_dir "$CLINIC" --arms real --backbone small \
-  --resolution 128 --seed "$SEED" --output_dir "$OUTPUT_DIR/diagnosis"
-stage pipeline accelerate launch --num_processes 1 --mixed_precision no train_text_to_image.py \
+  --resolution 128 --max_epochs 12 --mixed_precision "$MIXED_PRECISION" --seed "$SEED" \
+  --output_dir "$OUTPUT_DIR/diagnosis"
+stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no \
+  --mixed_precision "$MIXED_PRECISION" train_text_to_image.py \
   --pretrained_model_name_or_path "$MODEL_NAME" --train_data_dir "$CLINIC" --offline \
   --resolution 128 --center_crop --train_batch_size 16 --max_train_steps "$MAX_TRAIN_STEPS" \
   --learning_rate 2e-4 --lr_scheduler cosine --lr_warmup_steps 20 --use_ema --seed "$SEED" \

@@ -244,7 +244,7 @@ class Page:
     def html(self) -> str:
         """The whole page as text."""
         lead = f'<p class="lead">{escape(self._lead)}</p>' if self._lead else ""
-        links = "".join(f'<a href="#{key}">{escape(text)}</a>' for key, text in self._sections)
+        links = " ".join(f'<a href="#{key}">{escape(text)}</a>' for key, text in self._sections)
         nav = f'<nav aria-label="Sections">{links}</nav>' if len(self._sections) > 2 else ""
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
