@@ -77,6 +77,7 @@ stage diagnosis python semi_supervised.py --real_dir "$CLINIC" --arms real --bac
   --resolution 128 --max_epochs 12 --mixed_precision "$MIXED_PRECISION" --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/diagnosis"
 stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no \
+  --num_cpu_threads_per_process "$(getconf _NPROCESSORS_ONLN)" \
   --mixed_precision "$MIXED_PRECISION" train_text_to_image.py \
   --pretrained_model_name_or_path "$MODEL_NAME" --train_data_dir "$CLINIC" --offline \
   --resolution 128 --center_crop --train_batch_size 16 --max_train_steps "$MAX_TRAIN_STEPS" \
