@@ -25,6 +25,8 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo import tiny_pipeline
+from demo.tiny_pipeline import RESOLUTION
 from utils import cli, run_folder
 
 if TYPE_CHECKING:
@@ -34,25 +36,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 STAGES = ("data", "vae", "unet")
-_MODEL_CARD = """\
-# The demo's base pipeline
-
-A tiny Stable Diffusion pipeline ({resolution} x {resolution} px) for trying the scripts on a CPU.
-It has seen simulated OCT B-scans only (`demo/simulate.py`, looks {looks}; the look `portable` was
-left out). Not for medical use, and not a starting point for work on real scans: use Stable
-Diffusion for that.
-
-| part | figure |
-|---|---|
-| training scans | {unet[scans]} |
-| U-Net, text encoder | {unet[parameters]} parameters, {unet[steps]} steps of {unet[batch_size]} |
-| objective | v-prediction, zero terminal SNR, 10 % empty captions, averaged weights |
-| VAE | {vae[steps]} steps; reconstruction of unseen simulated scans {vae[psnr_db]:.1f} dB PSNR |
-
-Made by `python -m demo.pretrain_base`. Same licence as the code.
-"""
 LOOKS = ("spectral", "cirrus", "swept")  # "portable" stays unseen, for the clinic of quickstart.sh
-RESOLUTION = 128
 SEED = 20_000_000  # far from the populations that users simulate
 COMBINATION_PROB = 0.15
 CAPTION_DROPOUT_PROB = 0.1
@@ -144,24 +128,6 @@ def _learning_rate(peak: float, *, step: int, share: float) -> float:
 # ----------------------------------------------------------------------------------------- vae
 
 
-def new_vae() -> AutoencoderKL:
-    """An untrained AutoencoderKL of factor 8 with four latent channels, about 1.2 M parameters."""
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=RESOLUTION,
-        scaling_factor=1.0,
-    )
-
-
 def _augment(gray: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
     """Random contrast, brightness, flips and zooms, so that other devices reconstruct as well.
 
@@ -233,7 +199,11 @@ def train_vae(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(args.seed)
     scans = np.load(args.work_dir / "scans.npy", mmap_mode="r")
     unfinished = args.work_dir / "vae_unstandardised"
-    vae = AutoencoderKL.from_pretrained(unfinished) if unfinished.exists() else new_vae()
+    vae = (
+        AutoencoderKL.from_pretrained(unfinished)
+        if unfinished.exists()
+        else tiny_pipeline.new_vae()
+    )
     vae = vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.learning_rate, weight_decay=1e-4)
     bar = tqdm(total=args.vae_steps, desc="vae")
@@ -322,85 +292,6 @@ def psnr(vae: AutoencoderKL, scans: np.ndarray) -> float:
 # ---------------------------------------------------------------------------------------- unet
 
 
-def new_tokenizer(work_dir: Path, texts: Sequence[str]) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair vocabulary was trained on `texts`; any text has tokens."""
-    from tokenizers import models, pre_tokenizers, trainers
-    from transformers import CLIPTokenizer
-
-    plain = CLIPTokenizer()  # brings CLIP's own normaliser and pre-tokenizer
-    backend = plain.backend_tokenizer
-    backend.model = models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=1_200,
-        min_frequency=20,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        special_tokens=[symbol + "</w>" for symbol in alphabet],
-        show_progress=False,
-    )
-    backend.train_from_iterator(texts, trainer)
-    state = json.loads(backend.to_str())["model"]
-    words = [*state["vocab"], "<|startoftext|>", "<|endoftext|>"]
-    merges = [" ".join(pair) for pair in state["merges"]]
-    folder = work_dir / "tokenizer_files"
-    folder.mkdir(exist_ok=True)
-    run_folder.write_json(folder / "vocab.json", {word: n for n, word in enumerate(words)})
-    run_folder.write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
-
-
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """An untrained CLIP text model of three layers, 192 wide."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=192,
-            intermediate_size=576,
-            num_hidden_layers=3,
-            num_attention_heads=6,
-            max_position_embeddings=77,
-            projection_dim=192,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def new_unet() -> UNet2DConditionModel:
-    """An untrained U-Net for 16 x 16 latents, about 11 M parameters."""
-    from diffusers import UNet2DConditionModel
-
-    return UNet2DConditionModel(
-        sample_size=RESOLUTION // 8,
-        block_out_channels=(96, 160, 192),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=192,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
-
-
-def new_scheduler() -> DDPMScheduler:
-    """Stable Diffusion's noise schedule, rescaled so that its last step is pure noise."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-    )
-
-
 def _caption(entry: dict[str, str], chance: float, length: float) -> str:
     """What one scan is called this time: its report, a short name of it, or nothing."""
     if chance < CAPTION_DROPOUT_PROB:
@@ -453,10 +344,12 @@ def train_unet(args: argparse.Namespace) -> None:
 
     torch.manual_seed(args.seed)
     latents = load_latents(args.work_dir)
-    tokenizer = new_tokenizer(args.work_dir, [entry["text"] for entry in latents.captions])
-    unet, text_encoder = new_unet(), new_text_encoder(tokenizer)
+    tokenizer = tiny_pipeline.new_tokenizer(
+        args.work_dir, [entry["text"] for entry in latents.captions]
+    )
+    unet, text_encoder = tiny_pipeline.new_unet(), tiny_pipeline.new_text_encoder(tokenizer)
     unet = unet.to(memory_format=torch.channels_last)
-    scheduler = new_scheduler()
+    scheduler = tiny_pipeline.new_scheduler()
     both = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     optimizer = torch.optim.AdamW(
         both.parameters(), lr=args.learning_rate, weight_decay=1e-2, betas=(0.9, 0.99), fused=True
@@ -504,7 +397,9 @@ def train_unet(args: argparse.Namespace) -> None:
             "parameters": sum(p.numel() for p in both.parameters()),
         },
     )
-    save_pipeline(args, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer)
+    tiny_pipeline.save_pipeline(
+        args.work_dir, args.output_dir, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer
+    )
 
 
 def _unet_loss(
@@ -565,39 +460,6 @@ def _load_checkpoint(work_dir, both, optimizer, average) -> int:
     for ours, saved in zip(average, state["average"]):
         ours.copy_(saved)
     return state["step"]
-
-
-def save_pipeline(args, *, unet, text_encoder, tokenizer) -> None:
-    """Write the pipeline in half precision to --output_dir."""
-    import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(args.work_dir / "vae"),
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=new_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.to(torch.float16)
-    pipeline.save_pretrained(args.output_dir, safe_serialization=True)
-    # transformers loads in the stored precision, diffusers in float32; both shall load alike
-    config_path = args.output_dir / "text_encoder" / "config.json"
-    config = json.loads(config_path.read_text(encoding="utf-8"))
-    run_folder.write_json(config_path, {**config, "dtype": "float32"})
-    run_folder.write_text(args.output_dir / "model_card.md", model_card(args.work_dir))
-
-
-def model_card(work_dir: Path) -> str:
-    """What the pipeline is, from the figures that the stages left in `work_dir`."""
-    figures = {
-        name: json.loads((work_dir / f"{name}.json").read_text(encoding="utf-8"))
-        for name in ("vae", "unet")
-    }
-    return _MODEL_CARD.format(resolution=RESOLUTION, looks=", ".join(LOOKS), **figures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

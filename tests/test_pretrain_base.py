@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from demo import pretrain_base
+from demo import pretrain_base, tiny_pipeline
 
 
 def test_standardising_changes_the_latents_but_not_the_reconstruction():
     torch.manual_seed(0)
-    vae = pretrain_base.new_vae()
+    vae = tiny_pipeline.new_vae()
     scans = np.random.default_rng(0).integers(0, 255, (8, 64, 64), dtype=np.uint8)
     gray = torch.from_numpy(scans).float()[:, None] / 127.5 - 1
     pixels = gray.expand(-1, 3, -1, -1)
@@ -50,7 +50,7 @@ def test_psnr_of_a_constant_error_is_known():
 
 def test_tokenizer_reads_any_text_and_knows_the_corpus(tmp_path):
     corpus = ["Severe macular edema with three large cysts."] * 50
-    tokenizer = pretrain_base.new_tokenizer(tmp_path, corpus)
+    tokenizer = tiny_pipeline.new_tokenizer(tmp_path, corpus)
     ids = tokenizer("macular edema").input_ids
     assert len(ids) == 4  # start, two words, end
     assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
