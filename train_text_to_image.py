@@ -11,23 +11,37 @@ r"""Fine-tune Stable Diffusion on images with their findings in words.
         --train_data_dir export.csv --image_column File --caption_column Report --center_crop \
         --mixed_precision bf16 --output_dir runs/clinic --resume_from_checkpoint latest
 
+    # adapters only (LoRA), in a fraction of the memory
+    accelerate launch train_text_to_image.py --train lora --lora_rank 16 --learning_rate 1e-4 \
+        --pretrained_model_name_or_path models/sd14 --train_data_dir data/oct --center_crop \
+        --output_dir runs/adapters
+
 Takes the flags of diffusers' example of the same name. --output_dir becomes a pipeline folder that
 StableDiffusionPipeline.from_pretrained loads, with options.json, model_card.md, train_log.csv,
-checkpoint-<step>/ and validation/step-<step>/. The result is printed as JSON.
+checkpoint-<step>/ and validation/step-<step>/; of adapters also lora/, for load_lora_weights. The
+result is printed as JSON.
 
-Same seed, data and flags: the same model, with any number of data loader workers; a resumed run
-goes on at the exact image. Resume from your own checkpoints only: optimizer states are pickled.
+Same seed, data and flags: the same model, with any number of data loader workers. Killed and
+resumed, a run ends as if it had not been; Ctrl-C and SIGTERM save a checkpoint first. Resume from
+your own checkpoints only: optimizer states are pickled.
 """
 
 import argparse
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from utils import cli
-from utils.checkpoints import find_checkpoint, pipeline_folder, read_state, save_checkpoint
+from utils.checkpoints import (
+    find_checkpoint,
+    pipeline_folder,
+    read_state,
+    remove_leftovers,
+    save_checkpoint,
+)
 from utils.run_folder import get_logger, print_result, write_options, write_text
 from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
 from utils.training_flags import TRACKERS, add_flags
@@ -37,6 +51,7 @@ if TYPE_CHECKING:
 
     from utils.dataset import Dataset
     from utils.diffusion import PipelineParts
+    from utils.interruption import Interruption
     from utils.training_data import TrainingSet
     from utils.training_journal import Journal
     from utils.training_state import Plan
@@ -53,8 +68,8 @@ class Run:
     Attributes:
         args: The flags.
         accelerator: Accelerate's view of devices and processes.
-        parts: The pipeline, VAE and text encoder frozen.
-        unet: The U-Net as accelerate prepared it.
+        parts: The pipeline, what is trained among it.
+        model: What is trained (utils.trained_model), as accelerate prepared it.
         ema: Its running average, or None.
         optimizer: Prepared by accelerate.
         lr_scheduler: Prepared by accelerate; steps once per optimizer step.
@@ -67,7 +82,7 @@ class Run:
     args: argparse.Namespace
     accelerator: "Accelerator"
     parts: "PipelineParts"
-    unet: Any
+    model: Any
     ema: Any
     optimizer: Any
     lr_scheduler: Any
@@ -110,10 +125,9 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
     from accelerate import Accelerator, PartialState
     from accelerate.utils import ProjectConfiguration
 
-    precision = args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision == "fp16" and PartialState().device.type == "cpu":
-        logger.warning("fp16 needs a GPU; this run computes in float32. On a CPU try bf16.")
-        precision = "no"
+    from utils.precision import choose_precision
+
+    precision = choose_precision(args.mixed_precision, PartialState().device)
     if args.allow_tf32:
         torch.set_float32_matmul_precision("high")
     try:
@@ -218,18 +232,19 @@ def make_plan(
 
 def load_models(
     args: argparse.Namespace, accelerator: "Accelerator"
-) -> tuple["PipelineParts", Any]:
-    """The pipeline's parts, all but the U-Net frozen, and the U-Net's running average or None."""
+) -> tuple["PipelineParts", Any, Any]:
+    """The pipeline's parts, what is trained of them, and its running average or None."""
     import torch
 
     from utils.diffusion import load_pipeline_parts
+    from utils.trained_model import LoraOptions, make_trained_model
     from utils.training_state import load_unet, make_ema
 
-    model = args.pretrained_model_name_or_path
+    model_name = args.pretrained_model_name_or_path
     where = {"variant": args.variant, "cache_dir": args.cache_dir}
     with accelerator.main_process_first():
         parts = load_pipeline_parts(
-            model,
+            model_name,
             revision=args.revision,
             offline=args.offline,
             **where,
@@ -238,22 +253,25 @@ def load_models(
         )
     if args.dream_training and parts.noise_scheduler.config.prediction_type != "epsilon":
         raise cli.UserError("--dream_training is defined for epsilon prediction only")
+    lora = LoraOptions(args.lora_rank, args.lora_alpha or args.lora_rank, args.lora_targets)
+    model = make_trained_model(parts, args.train, lora)
     ema = None
     if args.use_ema:
-        ema = make_ema(parts.unet, decay=args.ema_decay, foreach=args.foreach_ema)
+        ema = make_ema(model, decay=args.ema_decay)
         ema.to("cpu" if args.offload_ema else accelerator.device)
     if args.non_ema_revision is not None:
         where |= {"subfolder": "unet", "local_files_only": args.offline}
-        unet = load_unet(model, revision=args.non_ema_revision, **where)
+        unet = load_unet(model_name, revision=args.non_ema_revision, **where)
         parts.unet.load_state_dict(unet.state_dict())
-    parts.unet.train()
     if accelerator.device.type == "cuda":  # on a CPU it gains nothing, and costs a tenth in bf16
         parts.unet.to(memory_format=torch.channels_last)
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
+        if model.text_encoder is not None:
+            model.text_encoder.gradient_checkpointing_enable()
     if args.enable_xformers_memory_efficient_attention:
         parts.unet.enable_xformers_memory_efficient_attention()
-    return parts, ema
+    return parts, model, ema
 
 
 def make_samples(
@@ -290,14 +308,23 @@ def make_samples(
     parts.text_encoder.to(accelerator.device)
     if not fits(samples, parts, wanted=args.cache_latents):
         return samples
-    size, workers = args.train_batch_size, args.dataloader_num_workers
-    return encode_once(samples, parts, accelerator, batch_size=size, num_workers=workers)
+    size, workers = args.train_batch_size, num_loader_workers(args, accelerator)
+    return encode_once(
+        samples,
+        parts,
+        accelerator,
+        batch_size=size,
+        num_workers=workers,
+        with_text=args.train != "unet+text_encoder",
+    )
 
 
-def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", unet, last_step: int):
-    """AdamW on the U-Net and its learning rate schedule, counted in optimizer steps."""
+def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", model, last_step: int):
+    """AdamW on what is trained and its learning rate schedule, counted in optimizer steps."""
     import torch
     from diffusers.optimization import get_scheduler
+
+    from utils.trained_model import trained_parameters
 
     options = {
         "lr": args.learning_rate,
@@ -311,9 +338,9 @@ def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", unet, l
     if args.use_8bit_adam:
         from bitsandbytes.optim import AdamW8bit
 
-        optimizer = AdamW8bit(unet.parameters(), **options)
+        optimizer = AdamW8bit(trained_parameters(model), **options)
     else:
-        optimizer = torch.optim.AdamW(unet.parameters(), fused=True, **options)
+        optimizer = torch.optim.AdamW(trained_parameters(model), fused=True, **options)
     schedule = get_scheduler(
         args.lr_scheduler,
         optimizer,
@@ -325,7 +352,9 @@ def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", unet, l
 
 def load_run(args: argparse.Namespace) -> Run:
     """Everything that training needs; the data is checked before any model is loaded."""
-    from utils.training_state import register_unet_files
+    from accelerate.utils import set_seed
+
+    from utils.training_state import register_files
 
     checkpoint, stored = None, {}
     if args.resume_from_checkpoint is not None:
@@ -339,6 +368,7 @@ def load_run(args: argparse.Namespace) -> Run:
     if stored and stored["data"] != dataset.fingerprint:
         logger.warning("%s was trained on other data; it goes on with this", checkpoint)
     if accelerator.is_main_process:
+        remove_leftovers(args.output_dir)
         facts = state | {
             "skipped": dataset.skipped,
             "plan": plan,
@@ -347,17 +377,18 @@ def load_run(args: argparse.Namespace) -> Run:
             "resumed_from": checkpoint,
         }
         write_options(args.output_dir, args, **facts)
-    parts, ema = load_models(args, accelerator)
+    parts, model, ema = load_models(args, accelerator)
     samples, held_out_samples = make_samples(args, accelerator, parts, (dataset, held_out), seed)
-    register_unet_files(accelerator, ema)
-    optimizer, schedule = make_optimizer(args, accelerator, parts.unet, plan.last_step)
-    unet, optimizer, schedule = accelerator.prepare(parts.unet, optimizer, schedule)
+    register_files(accelerator, ema)
+    optimizer, schedule = make_optimizer(args, accelerator, model, plan.last_step)
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    set_seed(seed, device_specific=True)  # dropout differs between processes
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
         accelerator.step = 0  # counts passes to accumulate, which may be others now
         logger.info("going on from %s", checkpoint)
     _start_trackers(args, accelerator)
-    prepared = (unet, ema, optimizer, schedule)
+    prepared = (model, ema, optimizer, schedule)
     return Run(args, accelerator, parts, *prepared, samples, held_out_samples, plan, state)
 
 
@@ -374,15 +405,21 @@ def _start_trackers(args: argparse.Namespace, accelerator: "Accelerator") -> Non
 # Loop
 
 
-def train(run: Run, journal: "Journal") -> None:
-    """The training loop: one optimizer step after another, to the plan's last."""
+def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
+    """The training loop: one optimizer step after another, to the plan's last.
+
+    Returns:
+        The number of the last step: the plan's, or that of a signal or of an early stop.
+    """
     from diffusers.training_utils import compute_dream_and_update_latents as apply_dream
 
     from utils.diffusion import diffusion_loss, min_snr_weights, training_target
+    from utils.trained_model import trained_parameters
     from utils.training_data import PositionBatches, encode_batch, make_loader
 
-    args, accelerator, plan, unet = run.args, run.accelerator, run.plan, run.unet
+    args, accelerator, plan, model = run.args, run.accelerator, run.plan, run.model
     device, schedule = accelerator.device, run.parts.noise_scheduler
+    parameters = list(trained_parameters(model))
     weights = None
     if args.snr_gamma is not None:
         weights = min_snr_weights(schedule, args.snr_gamma).to(device)  # (T,)
@@ -392,17 +429,18 @@ def train(run: Run, journal: "Journal") -> None:
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    workers = args.dataloader_num_workers
+    workers = num_loader_workers(args, accelerator)
     pin_memory = device.type == "cuda"
     batches = iter(make_loader(run.samples, positions, num_workers=workers, pin_memory=pin_memory))
 
     step = plan.first_step
     while step < plan.last_step:
         batch = next(batches)
-        with accelerator.accumulate(unet):
+        with accelerator.accumulate(model):
             # The images and captions, and the noise drawn for them
             with accelerator.autocast():
-                latents, text = encode_batch(run.parts, batch, device)
+                frozen_text = args.train != "unet+text_encoder"
+                latents, text = encode_batch(run.parts, batch, device, with_text=frozen_text)
             noise = batch["noise"].to(device, non_blocking=True)
             input_noise = batch["input_noise"].to(device, non_blocking=True)
             timesteps = batch["timestep"].to(device, non_blocking=True)
@@ -411,17 +449,17 @@ def train(run: Run, journal: "Journal") -> None:
             noisy = schedule.add_noise(latents, input_noise, timesteps)
             target = training_target(schedule, latents, noise, timesteps)
             if args.dream_training:
-                known = (unet, schedule, timesteps, noise, noisy, target, text)
+                known = (model, schedule, timesteps, noise, noisy, target, text)
                 noisy, target = apply_dream(*known, args.dream_detail_preservation)
 
             # Predict and learn
-            prediction = unet(noisy, timesteps, text).sample
+            prediction = model(noisy, timesteps, text).sample
             loss = diffusion_loss(
                 prediction, target, None if weights is None else weights[timesteps]
             )
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                grad_norm = accelerator.clip_grad_norm_(unet.parameters(), args.max_grad_norm)
+                grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         journal.add_batch(loss, batch["names"])
@@ -433,25 +471,40 @@ def train(run: Run, journal: "Journal") -> None:
         rate = run.lr_scheduler.get_last_lr()[0]
         if not run.optimizer.step_was_skipped:
             run.lr_scheduler.step()
-            update_average(run)
+            update_average(run, parameters)
         journal.end_step(step, epoch=plan.epoch(step), lr=rate, grad_norm=grad_norm)
-        if step % args.checkpointing_steps == 0:
+        stopping = interruption.agreed()
+        if stopping or step % args.checkpointing_steps == 0:
             journal.flush()  # ends the run at NaN, before it gets into a checkpoint
             save_training_state(run, step)
             journal.restart_clock()
-        if step < plan.last_step and validation_is_due(run, step):
-            validate(run, journal, step)
-            journal.restart_clock()
+        if stopping:
+            break
+        if step < plan.last_step:
+            watch(run, journal, step)
+            if out_of_patience(args, journal):
+                break
     journal.close()
+    return step
 
 
-def update_average(run: Run) -> None:
-    """Move the running average of the weights one step on."""
+def num_loader_workers(args: argparse.Namespace, accelerator: "Accelerator") -> int:
+    """Processes that read images for this one."""
+    if args.dataloader_num_workers is not None:
+        return args.dataloader_num_workers
+    if accelerator.device.type == "cpu":
+        return 0
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    return min(8, max(1, cli.available_cores() // processes_here))
+
+
+def update_average(run: Run, parameters: Sequence[Any]) -> None:
+    """Move the running average of the trained parameters one step on."""
     if run.ema is None:
         return
     if run.args.offload_ema:
         run.ema.to(run.accelerator.device, non_blocking=True)
-    run.ema.step(run.unet.parameters())
+    run.ema.step(parameters)
     if run.args.offload_ema:
         run.ema.to("cpu", non_blocking=True)
 
@@ -469,58 +522,87 @@ def save_training_state(run: Run, step: int) -> None:
     logger.info("saved %s", path)
 
 
-def validation_is_due(run: Run, step: int) -> bool:
-    """Whether pictures are drawn and the held-out loss is measured after this step."""
-    if run.args.validation_steps is not None:
-        return step % run.args.validation_steps == 0
-    return run.plan.ends_epoch(step, run.args.validation_epochs)
-
-
-def validate(run: Run, journal: "Journal", step: int) -> None:
-    """Draw the validation prompts and measure the held-out loss, with the averaged weights."""
+def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> None:
+    """Draw the validation prompts and measure the held-out loss, where they are due."""
     from utils.training_state import averaged_weights
-    from utils.validation import draw_prompts, measure_loss, track_pictures
 
-    args, prompts = run.args, run.args.validation_prompts
-    if prompts is None and run.held_out is None:
+    args, plan = run.args, run.plan
+    if args.validation_steps is not None:
+        due = step % args.validation_steps == 0
+    else:
+        due = plan.ends_epoch(step, args.validation_epochs)
+    loss_due = due if args.validation_loss_steps is None else step % args.validation_loss_steps == 0
+    draws = (due or at_end) and args.validation_prompts is not None
+    measures = (loss_due or at_end) and run.held_out is not None
+    if not draws and not measures:
         return
     journal.flush()
-    unet = run.accelerator.unwrap_model(run.unet)
-    with averaged_weights(run.ema, unet):
-        if prompts is not None:
-            paths = draw_prompts(
-                run.accelerator,
-                run.parts,
-                unet,
-                prompts,
-                folder=args.output_dir / "validation" / f"step-{step}",
-                resolution=args.resolution,
-                seed=run.state["seed"],
-            )
-            track_pictures(run.accelerator, paths, prompts, step)
-        if run.held_out is not None:
-            loss = measure_loss(
-                run.accelerator, run.parts, unet, run.held_out, batch_size=args.train_batch_size
-            )
-            journal.add_held_out(step, loss)
+    model = run.accelerator.unwrap_model(run.model)
+    with averaged_weights(run.ema, model):
+        if draws:
+            draw_validation(run, model, step)
+        if measures:
+            measure_held_out(run, model, journal, step)
     if run.samples.latents is not None:
         run.parts.vae.to("cpu")
-        run.parts.text_encoder.to("cpu")
+        if model.text_encoder is None:
+            run.parts.text_encoder.to("cpu")
+    journal.restart_clock()
+
+
+def draw_validation(run: Run, model, step: int) -> None:
+    """Draw the validation prompts, each process its share."""
+    from utils.validation import draw_prompts, track_pictures
+
+    args = run.args
+    prompts = args.validation_prompts[: args.max_validation_images]
+    paths = draw_prompts(
+        run.accelerator,
+        run.parts,
+        model.unet,
+        prompts,
+        folder=args.output_dir / "validation" / f"step-{step}",
+        resolution=args.resolution,
+        seed=run.state["seed"],
+    )
+    model.train()
+    track_pictures(run.accelerator, paths, prompts, step)
+
+
+def measure_held_out(run: Run, model, journal: "Journal", step: int) -> None:
+    """Measure the loss on held-out images and write it down."""
+    from utils.validation import measure_loss
+
+    size = run.args.train_batch_size
+    losses = measure_loss(run.accelerator, run.parts, model, run.held_out, batch_size=size)
+    journal.add_held_out(step, *losses)
+
+
+def out_of_patience(args: argparse.Namespace, journal: "Journal") -> bool:
+    """Whether the held-out loss has not fallen for so many measurements that training ends."""
+    patience = args.early_stopping_patience
+    if patience is None or journal.measurements_since_best() < patience:
+        return False
+    lowest = min(journal.held_out, key=lambda measured: measured[1])
+    logger.info(
+        "stopping early: the held-out loss was lowest, %.4g, at step %d", lowest[1], lowest[0]
+    )
+    return True
 
 
 # Save
 
 
-def save_run(run: Run, journal: "Journal") -> dict:
+def save_run(run: Run, journal: "Journal", step: int) -> dict:
     """Write the pipeline folder and its card, on the main process; returns the result."""
-    import torch
-
     from utils.diffusion import save_pipeline
     from utils.model_card import model_card_text
+    from utils.trained_model import fuse_adapters, save_lora, trained_parameters
 
-    args, step = run.args, run.plan.last_step
+    args = run.args
     result = {
         "output_dir": args.output_dir,
+        "trained": args.train,
         "steps": step,
         "epochs": run.plan.epoch(step),
         "images": run.plan.num_images,
@@ -528,20 +610,21 @@ def save_run(run: Run, journal: "Journal") -> dict:
         "seed": run.state["seed"],
         **journal.summary(),
     }
-    if run.accelerator.device.type == "cuda":
-        result["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-    unet = run.accelerator.unwrap_model(run.unet, keep_fp32_wrapper=False)
+    model = run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
     if run.ema is not None:
-        run.ema.copy_to(unet.parameters())
+        run.ema.copy_to(trained_parameters(model))
     with pipeline_folder(args.output_dir) as temporary:
-        save_pipeline(run.parts, unet, temporary)
+        if model.has_adapters:
+            save_lora(model.unet, temporary / "lora")
+            fuse_adapters(model.unet)
+        save_pipeline(run.parts, model.unet, temporary)
     prompts = args.validation_prompts or []
     card = model_card_text(
         title=args.output_dir.resolve().name,
         base_model=args.pretrained_model_name_or_path,
         prompt=prompts[0] if prompts else "normal",
         facts=result | {"resolution": args.resolution, "learning rate": args.learning_rate},
-        num_samples=len(prompts),
+        num_samples=len(prompts[: args.max_validation_images]),
     )
     write_text(args.output_dir / "model_card.md", card)
     return result
@@ -566,6 +649,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     run = load_run(args)
 
+    from utils.interruption import Interruption, exit_status, resume_command
     from utils.training_journal import Journal
 
     journal = Journal(
@@ -575,10 +659,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_steps=args.log_steps,
         images_per_step=run.plan.images_per_step,
     )
-    train(run, journal)
-    validate(run, journal, run.plan.last_step)
+    with Interruption(num_processes=run.accelerator.num_processes) as interruption:
+        step = train(run, journal, interruption)
+    if interruption.signal:
+        run.accelerator.end_training()
+        command = resume_command(sys.argv)
+        logger.warning("stopped after step %d; to go on:\n  %s", step, command)
+        return exit_status(interruption.signal)
+    watch(run, journal, step, at_end=True)
     if run.accelerator.is_main_process:
-        result = save_run(run, journal)
+        result = save_run(run, journal, step)
         if args.push_to_hub:
             push(args)
     run.accelerator.end_training()

@@ -7,9 +7,11 @@ from utils import checkpoints
 from utils.checkpoints import (
     STATE_FILE,
     find_checkpoint,
+    is_complete,
     list_checkpoints,
     prune_checkpoints,
     read_state,
+    remove_leftovers,
     replace_folder,
     save_checkpoint,
 )
@@ -21,7 +23,8 @@ def make_checkpoint(folder, step, *, complete=True):
     (path / "unet").mkdir(parents=True)
     (path / "unet" / "config.json").write_text("{}")
     if complete:
-        (path / STATE_FILE).write_text(json.dumps({"step": step}))
+        files = {"unet/config.json": 2}
+        (path / STATE_FILE).write_text(json.dumps({"step": step, "files": files}))
     return path
 
 
@@ -96,7 +99,7 @@ def test_a_folder_that_is_no_checkpoint_is_an_error(tmp_path):
 def test_saving_seals_the_checkpoint_and_leaves_nothing_else(tmp_path):
     path = save(tmp_path, 6)
     assert names(tmp_path) == ["checkpoint-6"]
-    assert read_state(path) == {"step": 6}
+    assert read_state(path) == {"step": 6, "files": {"unet/config.json": 3}}
 
 
 def test_a_failed_save_leaves_the_old_checkpoints_and_nothing_half_written(tmp_path):
@@ -106,8 +109,40 @@ def test_a_failed_save_leaves_the_old_checkpoints_and_nothing_half_written(tmp_p
         (path / "unet").mkdir()
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"disk is full.*checkpoint-4.*No space"):
         save(tmp_path, 4, fill=full_disk, total_limit=1)
+    assert names(tmp_path) == ["checkpoint-2"]
+    assert is_complete(tmp_path / "checkpoint-2")
+
+
+def test_another_failure_of_saving_is_not_called_a_full_disk(tmp_path):
+    def broken(path):
+        raise RuntimeError("a wrong shape")
+
+    with pytest.raises(RuntimeError, match="a wrong shape"):
+        save(tmp_path, 4, fill=broken)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "file missing", "state damaged"])
+def test_a_damaged_checkpoint_is_not_complete(tmp_path, damage):
+    path = make_checkpoint(tmp_path, 2)
+    file = path / "unet" / "config.json"
+    if damage == "cut short":
+        file.write_text("{")
+    elif damage == "file missing":
+        file.unlink()
+    else:
+        (path / STATE_FILE).write_text('{"step": 2')
+    assert not is_complete(path)
+    with pytest.raises(UserError, match="not a complete checkpoint"):
+        find_checkpoint(tmp_path, "checkpoint-2")
+
+
+def test_what_a_killed_run_left_half_written_goes(tmp_path):
+    make_checkpoint(tmp_path, 2)
+    (tmp_path / ".tmp-checkpoint-4" / "unet").mkdir(parents=True)
+    (tmp_path / ".tmp-options.json").write_text("{")
+    remove_leftovers(tmp_path)
     assert names(tmp_path) == ["checkpoint-2"]
 
 

@@ -1,6 +1,9 @@
 import csv
 import json
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,9 +18,11 @@ import train_text_to_image
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
+from utils.interruption import resume_command
 from utils.training_data import SampleOptions, make_training_set
+from utils.training_journal import Journal
 from utils.training_notes import warn_of_memorisation
-from utils.training_state import EMAModel, Plan
+from utils.training_state import Plan
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_text_to_image.py"
@@ -82,20 +87,28 @@ EXAMPLE_DEFAULTS = {
     "validation_epochs": 5,
     "tracker_project_name": "text2image-fine-tune",
 }
+OTHER_DEFAULTS = {"dataloader_num_workers": None}  # by the number of cores, not 0
 OWN_DEFAULTS = {
     "cache_latents": None,
     "caption": None,
     "caption_dropout_prob": 0.1,
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
+    "early_stopping_patience": None,
     "label_column": None,
     "log_steps": 10,
+    "lora_alpha": None,
+    "lora_rank": 16,
+    "lora_targets": ["to_q", "to_k", "to_v", "to_out.0"],
+    "max_validation_images": 16,
     "offline": False,
     "patient_column": None,
     "rescale_betas_zero_snr": False,
     "resize_mode": "random_crop",
     "skip_invalid": False,
+    "train": "unet",
     "train_split": "train",
+    "validation_loss_steps": None,
     "validation_split": None,
     "validation_steps": None,
 }
@@ -105,18 +118,20 @@ OWN_DEFAULTS = {
 def run_training(tiny_pipeline, toy_dataset, tmp_path, capsys):
     """Train on the toy data and return the result; later flags win."""
 
-    def run(*flags, output_dir=None, data=toy_dataset, seed=0):
+    def run(*flags, output_dir=None, data=toy_dataset, seed=0, status=0):
         argv = [
             f"--pretrained_model_name_or_path={tiny_pipeline}",
             f"--train_data_dir={data}",
             f"--output_dir={output_dir or tmp_path / 'out'}",
             *("--resolution=64", "--center_crop", "--train_batch_size=2", "--max_train_steps=2"),
-            *("--lr_warmup_steps=0", "--report_to=none", "--offline"),
+            *("--lr_warmup_steps=0", "--report_to=none", "--offline", "--mixed_precision=no"),
             *([] if seed is None else [f"--seed={seed}"]),
             *map(str, flags),
         ]
-        assert train_text_to_image.main(argv) == 0
-        return json.loads(capsys.readouterr().out)
+        assert train_text_to_image.main(argv) == status
+        if status == 0:
+            return json.loads(capsys.readouterr().out)
+        return None
 
     return run
 
@@ -158,7 +173,7 @@ def default_flags(tmp_path):
 def test_every_flag_of_diffusers_example_is_there_with_its_default():
     parser = train_text_to_image.build_parser()
     actions = {name: a for a in parser._actions for name in a.option_strings}
-    for name, default in EXAMPLE_DEFAULTS.items():
+    for name, default in (EXAMPLE_DEFAULTS | OTHER_DEFAULTS).items():
         action = actions[f"--{name}"]
         assert action.dest == "resize_mode" or action.default == default, name
 
@@ -166,7 +181,7 @@ def test_every_flag_of_diffusers_example_is_there_with_its_default():
 def test_the_set_of_flags_is_pinned(tmp_path):
     given = ["pretrained_model_name_or_path", "train_data_dir"]
     defaults = vars(train_text_to_image.parse_args(default_flags(tmp_path)))
-    expected = EXAMPLE_DEFAULTS | OWN_DEFAULTS
+    expected = EXAMPLE_DEFAULTS | OTHER_DEFAULTS | OWN_DEFAULTS
     del expected["center_crop"]  # sets resize_mode
     assert defaults | dict.fromkeys(given) == expected
 
@@ -338,7 +353,12 @@ def test_class_folders_get_their_labels_as_captions(run_training, toy_dataset, t
             shutil.copy(toy_dataset / "images" / f"{number:03d}.png", classes / label)
     assert run_training(data=classes)["images"] == 4
     args = train_text_to_image.parse_args(
-        [*default_flags(tmp_path), f"--train_data_dir={classes}", "--caption=OCT, {label}"]
+        [
+            *default_flags(tmp_path),
+            f"--train_data_dir={classes}",
+            "--caption=OCT, {label}",
+            "--mixed_precision=no",
+        ]
     )
     accelerator = train_text_to_image.start_accelerator(args)
     dataset = train_text_to_image.load_data(args, accelerator, "train")
@@ -529,6 +549,152 @@ def test_an_average_that_was_not_kept_cannot_be_resumed(run_training):
         run_training("--use_ema", "--resume_from_checkpoint=latest")
 
 
+# Signals
+
+
+@pytest.fixture
+def signal_after(monkeypatch):
+    """Let a signal come while a step is under way."""
+
+    def arrange(number, step_after):
+        plain = Journal.end_step
+
+        def end_step(self, step, **facts):
+            plain(self, step, **facts)
+            if step == step_after:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(Journal, "end_step", end_step)
+
+    yield arrange
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_from_which_the_run_ends_as_if_it_had_not_come(
+    run_training, signal_after, monkeypatch, tmp_path, capsys, number
+):
+    flags = ("--use_ema", "--max_train_steps=4", "--random_flip")
+    run_training(*flags, output_dir=tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    signal_after(number, 2)
+    assert run_training(*flags, output_dir=stopped, status=128 + number) is None
+    assert "--resume_from_checkpoint latest" in capsys.readouterr().err
+    assert checkpoints_of(stopped) == {"checkpoint-2"}
+    assert not (stopped / "model_index.json").exists()
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    monkeypatch.undo()
+    run_training(*flags, "--resume_from_checkpoint=latest", output_dir=stopped)
+    assert same_weights(weights_of(tmp_path / "whole"), weights_of(stopped))
+    assert losses_of(tmp_path / "whole") == losses_of(stopped)
+
+
+def test_the_command_to_go_on_can_be_pasted():
+    argv = ["train_text_to_image.py", "--train_data_dir=my data", "--seed=1"]
+    words = shlex.split(resume_command(argv))
+    assert words == ["accelerate", "launch", *argv, "--resume_from_checkpoint", "latest"]
+
+
+# What is trained
+
+
+def draw(pipeline):
+    generator = torch.Generator().manual_seed(0)
+    image = pipeline("drusen", num_inference_steps=3, generator=generator, output_type="np")
+    return torch.from_numpy(image.images[0])
+
+
+def test_adapters_load_in_plain_diffusers_and_change_the_pictures(
+    run_training, tiny_pipeline, tmp_path
+):
+    from diffusers import StableDiffusionPipeline
+
+    out = tmp_path / "out"
+    flags = ("--train=lora", "--lora_rank=2", "--lora_alpha=8", "--learning_rate=0.01")
+    assert run_training(*flags, "--use_ema", "--checkpointing_steps=2")["trained"] == "lora"
+    base = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
+    before = draw(base)
+    base.load_lora_weights(out / "lora")
+    with_adapters = draw(base)
+    assert (with_adapters - before).abs().max() > 0.01
+    fused = draw(StableDiffusionPipeline.from_pretrained(out))  # its own U-Net has them inside
+    assert (with_adapters - fused).abs().max() < 1e-3
+    assert weights_of(out).keys() == weights_of(tiny_pipeline).keys()
+    other = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
+    other.load_lora_weights(out / "checkpoint-2" / "lora_ema")
+    assert torch.allclose(draw(other), with_adapters)
+
+
+def test_only_the_adapters_are_trained_and_in_the_checkpoint(run_training, tiny_pipeline, tmp_path):
+    out = tmp_path / "out"
+    run_training("--train=lora", "--lora_targets", "to_q", "--checkpointing_steps=2")
+    assert not (out / "checkpoint-2" / "unet").exists()
+    base, trained = weights_of(tiny_pipeline), weights_of(out)
+    changed = {name for name in base if not torch.equal(base[name], trained[name])}
+    assert changed
+    assert all(name.endswith("to_q.weight") for name in changed)
+
+
+def test_adapters_for_layers_that_are_not_there_are_refused(run_training):
+    with pytest.raises(UserError, match="--lora_targets nowhere"):
+        run_training("--train=lora", "--lora_targets", "nowhere")
+
+
+def test_the_text_encoder_is_trained_with_the_unet(run_training, tiny_pipeline, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    out = tmp_path / "out"
+    flags = ("--train=unet+text_encoder", "--use_ema", "--gradient_checkpointing")
+    run_training(*flags, "--validation_prompts", "drusen", "--validation_split=val")
+    pipeline = StableDiffusionPipeline.from_pretrained(out)
+    base = StableDiffusionPipeline.from_pretrained(tiny_pipeline)
+    assert not torch.equal(draw(pipeline), draw(base))
+    for part in ("unet", "text_encoder"):
+        one, other = (getattr(each, part).state_dict() for each in (pipeline, base))
+        assert not same_weights(one, other)
+    assert same_weights(pipeline.vae.state_dict(), base.vae.state_dict())
+
+
+@pytest.mark.parametrize("what", ["lora", "unet+text_encoder"])
+def test_whatever_is_trained_a_resumed_run_ends_like_an_uninterrupted_one(
+    run_training, tiny_pipeline, tmp_path, what
+):
+    model = tmp_path / "with_dropout"  # whose random numbers are part of the state
+    shutil.copytree(tiny_pipeline, model)
+    path = model / "text_encoder" / "config.json"
+    config = json.loads(path.read_text()) | {"attention_dropout": 0.2}
+    path.write_text(json.dumps(config))
+    flags = (
+        *(f"--train={what}", f"--pretrained_model_name_or_path={model}", "--use_ema"),
+        *("--max_train_steps=4", "--checkpointing_steps=2", "--learning_rate=0.001"),
+        *("--validation_split=val", "--validation_steps=1"),
+    )
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run_training(*flags, output_dir=whole)
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoint-4")
+    run_training(*flags, "--resume_from_checkpoint=latest", output_dir=resumed)
+    for file in (Path("train_log.csv"), Path("validation_log.csv")):
+        kept = slice(0, 5)  # without the times
+        rows = [
+            [line.split(",")[kept] for line in (folder / file).read_text().splitlines()]
+            for folder in (whole, resumed)
+        ]
+        assert rows[0] == rows[1]
+    files = [path.relative_to(whole) for path in whole.rglob("*.safetensors")]
+    files = [file for file in files if "checkpoint-2" not in file.parts]
+    assert len(files) >= 5
+    for file in files:
+        assert (whole / file).read_bytes() == (resumed / file).read_bytes(), file
+
+
+def test_a_checkpoint_of_another_kind_of_training_is_refused(run_training):
+    run_training("--checkpointing_steps=1", "--max_train_steps=1")
+    with pytest.raises(UserError, match="lora is missing: the run was started otherwise"):
+        run_training("--train=lora", "--resume_from_checkpoint=latest")
+
+
 # What goes wrong
 
 
@@ -596,13 +762,15 @@ def test_many_views_of_an_image_are_warned_of(capsys):
     assert "seen 1000 times" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_nothing_half_written(run_training, tmp_path, monkeypatch):
-    def interrupted(self, *args, **kwargs):
+def test_a_second_ctrl_c_while_saving_leaves_nothing_half_written(
+    run_training, tmp_path, monkeypatch
+):
+    def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EMAModel, "save_pretrained", interrupted)
+    monkeypatch.setattr("utils.training_state.save_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_training("--use_ema", "--checkpointing_steps=1")
+        run_training("--checkpointing_steps=1")
     assert checkpoints_of(tmp_path / "out") == set()
     assert names_left_over(tmp_path / "out") == []
 

@@ -1,11 +1,12 @@
 """Checkpoints ``checkpoint-<step>``: names, the latest, all-or-nothing saving, pruning.
 
-A checkpoint is filled under a temporary name by every process, sealed with `STATE_FILE`, flushed to
-the disk and renamed; only then do older ones go. A folder without the seal is not complete.
+A checkpoint is filled under a temporary name by every process, sealed with `STATE_FILE`, which
+lists the files and their sizes, flushed to the disk and renamed; only then do older ones go. A
+folder without the seal, or without a file of the list, is not complete.
 """
 
+import errno
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,10 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.cli import UserError
-from utils.run_folder import TEMPORARY_PREFIX, get_logger, write_json
+from utils.run_folder import TEMPORARY_PREFIX, fsync, get_logger, write_json
 
 STATE_FILE = "training_state.json"
 LATEST = "latest"
+_FILES = "files"  # entry of the state: size in bytes by name
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+# Libraries of compiled code tell of a full disk by text only.
+_FULL_DISK_TEXTS = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed")
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _logger = get_logger("checkpoints")
@@ -47,9 +52,26 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=checkpoint_step)
 
 
+def what_is_missing(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not complete, in words; None if it is."""
+    try:
+        files = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))[_FILES]
+    except FileNotFoundError:
+        return f"it has no {STATE_FILE}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its {STATE_FILE} is damaged"
+    for name, size in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, not {size}"
+    return None
+
+
 def is_complete(checkpoint: Path) -> bool:
-    """Whether saving this checkpoint came to its end."""
-    return (checkpoint / STATE_FILE).is_file() and (checkpoint / "unet" / "config.json").is_file()
+    """Whether a checkpoint is as it was when its saving came to its end."""
+    return what_is_missing(checkpoint) is None
 
 
 def find_checkpoint(output_dir: Path, target: str) -> Path:
@@ -69,8 +91,9 @@ def find_checkpoint(output_dir: Path, target: str) -> Path:
         if path.is_dir():
             if not _NAME.fullmatch(path.name):
                 raise UserError(f"{path}: not a checkpoint, those are named checkpoint-<step>")
-            if not is_complete(path):
-                raise UserError(f"{path}: not a complete checkpoint, {STATE_FILE} or unet missing")
+            trouble = what_is_missing(path)
+            if trouble is not None:
+                raise UserError(f"{path}: not a complete checkpoint: {trouble}")
             return path
     raise UserError(f"no checkpoint {target!r}, neither as a path nor in {output_dir}")
 
@@ -78,9 +101,10 @@ def find_checkpoint(output_dir: Path, target: str) -> Path:
 def _latest(output_dir: Path) -> Path:
     checkpoints = list_checkpoints(output_dir)
     for path in reversed(checkpoints):
-        if is_complete(path):
+        trouble = what_is_missing(path)
+        if trouble is None:
             return path
-        _logger.warning("%s is not complete and is passed over", path)
+        _logger.warning("%s is not complete and is passed over: %s", path, trouble)
     raise UserError(
         f"{output_dir} has no complete checkpoint to resume from"
         + (f" ({len(checkpoints)} incomplete)" if checkpoints else "")
@@ -132,16 +156,40 @@ def save_checkpoint(
         fill(temporary)
         barrier()
         if is_main:
-            write_json(temporary / STATE_FILE, state)
+            write_json(temporary / STATE_FILE, {**state, _FILES: _sizes(temporary)})
             _flush(temporary)
             replace_folder(temporary, final)
             prune_checkpoints(output_dir, total_limit, keep=final)
-    except BaseException:
+    except BaseException as error:
         if is_main:
             shutil.rmtree(temporary, ignore_errors=True)
+        if _is_full_disk(error):
+            raise UserError(
+                f"the disk is full: {final} could not be saved ({error}); earlier checkpoints are "
+                "whole. Make room, then go on with --resume_from_checkpoint latest; "
+                "--checkpoints_total_limit keeps fewer of them."
+            ) from error
         raise
     barrier()
     return final
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL_DISK
+    return any(text in str(error) for text in _FULL_DISK_TEXTS)
+
+
+def remove_leftovers(output_dir: Path) -> None:
+    """Delete what a killed run left half-written; call it where no other run writes there."""
+    for path in output_dir.glob(f"{TEMPORARY_PREFIX}*"):
+        _logger.info("removing %s, left by a run that was killed", path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -151,6 +199,7 @@ def replace_folder(new: Path, target: Path) -> None:
     if target.exists():
         target.replace(old)
     new.replace(target)
+    fsync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -202,8 +251,4 @@ def prune_checkpoints(output_dir: Path, total_limit: int | None, *, keep: Path) 
 
 def _flush(folder: Path) -> None:
     for path in [*sorted(folder.rglob("*")), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync(path)

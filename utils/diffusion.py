@@ -209,10 +209,15 @@ def token_lengths(tokenizer, captions: Sequence[str]) -> list[int]:
     return [len(ids) for ids in tokenizer(list(captions), truncation=False).input_ids]
 
 
-@torch.no_grad()
-def encode_text(text_encoder, input_ids: torch.Tensor) -> torch.Tensor:
+def embed_text(text_encoder, input_ids: torch.Tensor) -> torch.Tensor:
     """Text embeddings (N, L, D) for token ids (N, L), in the encoder's own type."""
     return text_encoder(input_ids.to(text_encoder.device))[0]
+
+
+@torch.no_grad()
+def encode_text(text_encoder, input_ids: torch.Tensor) -> torch.Tensor:
+    """What `embed_text` gives, for an encoder that is not trained."""
+    return embed_text(text_encoder, input_ids)
 
 
 @torch.no_grad()

@@ -62,6 +62,7 @@ def encode_once(
     *,
     batch_size: int,
     num_workers: int,
+    with_text: bool = True,
 ) -> list[TrainingSet | None]:
     """Encode all samples (see `encode_samples`), then send VAE and text encoder to the CPU."""
     precision = accelerator.mixed_precision
@@ -75,11 +76,13 @@ def encode_once(
             num_workers=num_workers,
             text_dtype=types.get(precision, torch.float32),
             show_progress=accelerator.is_local_main_process,
+            with_text=with_text,
         )
         for each in samples
     ]
     parts.vae.to("cpu")
-    parts.text_encoder.to("cpu")
+    if with_text:
+        parts.text_encoder.to("cpu")
     return encoded
 
 
@@ -91,6 +94,7 @@ def encode_samples(
     num_workers: int,
     text_dtype: torch.dtype,
     show_progress: bool,
+    with_text: bool = True,
 ) -> TrainingSet:
     """The same samples with latents and text embeddings in place of pixels and token ids.
 
@@ -101,12 +105,15 @@ def encode_samples(
         num_workers: Processes that read images.
         text_dtype: What the embeddings are kept in; the latents stay float32.
         show_progress: Whether to draw a progress bar on stderr.
+        with_text: Whether captions are encoded too; they are not where the text encoder is trained.
     """
-    values = [
-        encode_text(parts.text_encoder, token_ids).to("cpu", text_dtype)
-        for token_ids in samples.captions.values.split(CAPTION_BATCH_SIZE)
-    ]
-    captions = CaptionTable(samples.captions.rows, torch.cat(values))
+    captions = samples.captions
+    if with_text:
+        values = [
+            encode_text(parts.text_encoder, token_ids).to("cpu", text_dtype)
+            for token_ids in captions.values.split(CAPTION_BATCH_SIZE)
+        ]
+        captions = CaptionTable(captions.rows, torch.cat(values))
     orientations = num_orientations(samples.options)
     loader = DataLoader(
         _Orientations(samples, orientations),

@@ -40,7 +40,8 @@ _RECORDED_PACKAGES = (
 )
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -50,7 +51,7 @@ def _fsync(path: Path) -> None:
 
 def _fsync_folder(folder: Path) -> None:
     if os.name == "posix":  # Windows cannot open a folder
-        _fsync(folder)
+        fsync(folder)
 
 
 def _temporary_beside(path: Path) -> Path:
@@ -73,7 +74,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = _temporary_beside(path)
     try:
         yield temporary
-        _fsync(temporary)
+        fsync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -103,7 +104,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         yield temporary
         for file in sorted(temporary.rglob("*")):
             if file.is_file():
-                _fsync(file)
+                fsync(file)
         temporary.replace(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

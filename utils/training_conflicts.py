@@ -41,6 +41,11 @@ def contradictions(args: argparse.Namespace) -> list[str]:
             and args.train_split in ("all", args.validation_split),
             "--validation_split: these rows are in --train_split too",
         ),
+        (
+            args.validation_split is None
+            and (args.validation_loss_steps or args.early_stopping_patience) is not None,
+            "--validation_loss_steps and --early_stopping_patience need --validation_split",
+        ),
         (args.push_to_hub and args.offline, "--push_to_hub: --offline forbids it"),
         (
             args.push_to_hub and not args.hub_model_id,
@@ -54,6 +59,7 @@ def missing_packages(args: argparse.Namespace) -> list[str]:
     """Flags that need a package that is not installed, with the pip command."""
     xformers = args.enable_xformers_memory_efficient_attention
     needed = {
+        "--train lora": ("peft",) if args.train == "lora" else (),
         "--use_8bit_adam": ("bitsandbytes",) if args.use_8bit_adam else (),
         "--enable_xformers_memory_efficient_attention": ("xformers",) if xformers else (),
         f"--report_to {args.report_to}": TRACKERS[args.report_to],

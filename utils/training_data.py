@@ -22,6 +22,7 @@ from utils.cli import UserError
 from utils.dataset import Dataset
 from utils.diffusion import PipelineParts, encode_pixels, encode_text, sample_latents, tokenize
 from utils.images import resize, to_tensor
+from utils.workers import leave_signals_to_parent
 
 MAX_LISTED_CAPTIONS = 20
 
@@ -43,6 +44,7 @@ class SampleOptions:
         num_timesteps: Timesteps are drawn from 0 .. num_timesteps - 1.
         noise_offset: Standard deviation of a noise that is the same all over a channel.
         input_perturbation: Extra noise in the input that is not in the target.
+        even_timesteps: Spread the timesteps evenly over the positions, for measuring.
     """
 
     seed: int
@@ -54,6 +56,7 @@ class SampleOptions:
     num_timesteps: int
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
+    even_timesteps: bool = False
 
     def held_out(self) -> "SampleOptions":
         """The same for measuring the loss: nothing that makes the task harder, or random crops."""
@@ -64,6 +67,7 @@ class SampleOptions:
             caption_dropout_prob=0.0,
             noise_offset=0.0,
             input_perturbation=0.0,
+            even_timesteps=True,
         )
 
 
@@ -142,7 +146,10 @@ class TrainingSet(torch.utils.data.Dataset):
         def normal(shape: tuple[int, ...]) -> torch.Tensor:
             return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
-        timestep = torch.tensor(int(rng.integers(options.num_timesteps)))
+        timestep = int(rng.integers(options.num_timesteps))
+        if options.even_timesteps:
+            place = (position + timestep / options.num_timesteps) / len(self.dataset)
+            timestep = int(place % 1.0 * options.num_timesteps)
         posterior_noise, noise = normal(shape), normal(shape)
         if options.noise_offset:
             noise = noise + options.noise_offset * normal((shape[0], 1, 1))
@@ -150,7 +157,7 @@ class TrainingSet(torch.utils.data.Dataset):
         if options.input_perturbation:
             input_noise = noise + options.input_perturbation * normal(shape)
         return {
-            "timestep": timestep,
+            "timestep": torch.tensor(timestep),
             "posterior_noise": posterior_noise,
             "noise": noise,
             "input_noise": input_noise,
@@ -199,6 +206,9 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
+        worker_init_fn=leave_signals_to_parent,
+        # Its own, or making an iterator would draw from the random numbers of the training.
+        generator=torch.Generator(),
     )
 
 
@@ -209,16 +219,20 @@ def make_training_set(dataset: Dataset, options: SampleOptions, tokenizer) -> Tr
     return TrainingSet(dataset, options, CaptionTable(rows, tokenize(tokenizer, captions)))
 
 
-def encode_batch(parts: PipelineParts, batch: dict, device) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_batch(
+    parts: PipelineParts, batch: dict, device, *, with_text: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (N, C, h, w) and text embeddings (N, L, D) of a batch, on the device.
 
-    What was not encoded before is encoded now, with the parts' own weights.
+    What was not encoded before is encoded now, with the parts' own weights; without ``with_text``
+    the text stays token ids (N, K, L), for a text encoder that is trained.
     """
     text = batch["text"].to(device, non_blocking=True)
     if "mean" in batch:
         mean, std = (batch[key].to(device, non_blocking=True) for key in ("mean", "std"))
     else:
         mean, std = encode_pixels(parts.vae, batch["pixels"])
+    if with_text and not text.is_floating_point():
         text = encode_text(parts.text_encoder, text)
     noise = batch["posterior_noise"].to(device, non_blocking=True)
     return sample_latents(parts.vae, mean, std, noise), text

@@ -21,6 +21,7 @@ LR_SCHEDULERS = (
     "constant",
     "constant_with_warmup",
 )
+TRAINED = ("unet", "unet+text_encoder", "lora")
 TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "none": ()}
 TRACKERS["all"] = TRACKERS["tensorboard"] + TRACKERS["wandb"]
 
@@ -107,6 +108,24 @@ def _add_model_flags(add) -> None:
     add("--variant", help="variant of its weight files, e.g. fp16")
     add("--non_ema_revision", help="revision of the U-Net to train; the average starts elsewhere")
     add("--cache_dir", type=Path, metavar="DIR", help="where downloads are kept")
+    add(
+        "--train",
+        choices=TRAINED,
+        default="unet",
+        help="what is trained: the U-Net, the text encoder with it, or adapters in the U-Net, "
+        f"which need a fraction of the memory {_DEFAULT}",
+    )
+    add("--lora_rank", type=cli.positive_int, default=16, help=f"width of the adapters {_DEFAULT}")
+    add(
+        "--lora_alpha", type=cli.positive_float, help="their weight is alpha / rank (default: rank)"
+    )
+    add(
+        "--lora_targets",
+        nargs="+",
+        default=["to_q", "to_k", "to_v", "to_out.0"],
+        metavar="NAME",
+        help="ends of the names of the adapted layers (default: those of all attention)",
+    )
 
 
 def _add_data_flags(add) -> None:
@@ -145,8 +164,8 @@ def _add_data_flags(add) -> None:
     add(
         "--dataloader_num_workers",
         type=cli.non_negative_int,
-        default=0,
-        help=f"processes that read images; 0 reads in the main process {_DEFAULT}",
+        help="processes that read images; 0 reads in the main process (default: the cores of a GPU "
+        "machine shared out, at most 8 a process; 0 on a CPU, whose cores train)",
     )
 
 
@@ -224,7 +243,7 @@ def _add_optimizer_flags(add) -> None:
     add("--use_ema", action="store_true", help="average the weights and save the average")
     add("--ema_decay", type=cli.probability, default=0.9999, help=f"its upper limit {_DEFAULT}")
     add("--offload_ema", action="store_true", help="keep the average in main memory")
-    add("--foreach_ema", action="store_true", help="update the average in one call")
+    add("--foreach_ema", action="store_true", help="always so here")
 
 
 def _add_length_flags(add) -> None:
@@ -239,7 +258,7 @@ def _add_length_flags(add) -> None:
         "--mixed_precision",
         choices=("no", "fp16", "bf16"),
         help="type of the arithmetic; the trained weights stay float32 (default: what accelerate "
-        "is launched with)",
+        "is launched with, and bf16 if that is nothing and the device computes in it)",
     )
     add(
         "--cache_latents",
@@ -259,12 +278,30 @@ def _add_length_flags(add) -> None:
 
 def _add_watch_flags(add) -> None:
     add("--validation_prompts", nargs="+", metavar="PROMPT", help="pictures to draw on the way")
+    add(
+        "--max_validation_images",
+        type=cli.positive_int,
+        default=16,
+        help=f"draw the first so many prompts only {_DEFAULT}",
+    )
     add("--validation_epochs", type=cli.positive_int, default=5, help=f"interval {_DEFAULT}")
     add("--validation_steps", type=cli.positive_int, help="interval in steps, instead of epochs")
     add(
         "--validation_split",
         choices=("train", "val", "test"),
-        help="also measure the loss on these rows, with fixed noise, at the same intervals",
+        help="also measure the loss on these rows, with fixed noise and timesteps, written to "
+        "validation_log.csv, also by range of timesteps",
+    )
+    add(
+        "--validation_loss_steps",
+        type=cli.positive_int,
+        help="interval of it in steps (default: that of the pictures)",
+    )
+    add(
+        "--early_stopping_patience",
+        type=cli.positive_int,
+        metavar="N",
+        help="end the training when N measurements of it in a row are no lower than the lowest",
     )
     add(
         "--report_to",

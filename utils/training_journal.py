@@ -6,12 +6,15 @@ the loop that waits for the device.
 
 import csv
 import math
+import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from utils.cli import UserError
@@ -19,8 +22,11 @@ from utils.run_folder import write_csv
 
 LOG_FILE = "train_log.csv"
 HELD_OUT_FILE = "validation_log.csv"
-COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "seconds")
-HELD_OUT_COLUMNS = ("step", "loss")
+COLUMNS = (
+    *("step", "epoch", "loss", "lr", "grad_norm"),
+    *("images_per_s", "seconds", "seconds_left", "peak_memory_gib"),
+)
+_TRACKED_COLUMNS = COLUMNS[2:6]
 _TRACKED = {"loss": "train_loss"}  # the name that diffusers' example gives the trackers
 SMOOTHED_STEPS = 50  # the loss told at the end is a mean over this many steps
 
@@ -37,8 +43,9 @@ class Journal:
     """Collects what each step tells and writes it down every ``log_steps`` steps.
 
     Attributes:
-        rows: Rows of train_log.csv of this run and, if it was resumed, of the steps before.
-        held_out_loss: The last one measured, or None.
+        rows: Rows of train_log.csv of this run and, if it was resumed, of the steps before; on the
+            main process.
+        held_out: (step, loss on held-out images) of each measurement, also of those before.
     """
 
     def __init__(
@@ -55,18 +62,21 @@ class Journal:
         """
         self._accelerator = accelerator
         self._path = output_dir / LOG_FILE
+        self._last_step = steps.stop
         self._log_steps = log_steps
         self._images_per_step = images_per_step
         self._losses: list[torch.Tensor] = []
         self._names: list[str] = []
         self._steps: list[_Step] = []
-        self.held_out_loss: float | None = None
+        self.held_out: list[tuple[int, float]] = []
         self._start = self._last_flush = time.perf_counter()
         self._held_out_path = output_dir / HELD_OUT_FILE
         self.rows: list[dict] = []
         if accelerator.is_main_process:
             self.rows = _drop_rows_after(self._path, steps.start, COLUMNS)
-            _drop_rows_after(self._held_out_path, steps.start, HELD_OUT_COLUMNS)
+            before = _drop_rows_after(self._held_out_path, steps.start)
+            self.held_out = [(int(row["step"]), float(row["loss"])) for row in before]
+        self.held_out = broadcast_object_list([self.held_out])[0]
         self._seconds_before = float(self.rows[-1]["seconds"]) if self.rows else 0.0
         self._bar = tqdm(
             total=steps.stop,
@@ -106,8 +116,11 @@ class Journal:
         speed = len(self._steps) * self._images_per_step / max(now - self._last_flush, 1e-9)
         seconds = self._seconds_before + now - self._start
         new_rows = []
+        memory = peak_memory_gib(self._accelerator.device)
         for entry, (loss, grad_norm) in zip(self._steps, values.mean(dim=0).tolist()):
-            numbers = (entry.step, entry.epoch, loss, entry.lr, grad_norm, speed, seconds)
+            left = (self._last_step - entry.step) * self._images_per_step / speed
+            numbers = (entry.step, entry.epoch, loss, entry.lr, grad_norm)
+            numbers += (speed, seconds, left, memory)
             new_rows.append(dict(zip(COLUMNS, (f"{number:.8g}" for number in numbers))))
         self._last_flush = now
         self._steps = []
@@ -120,7 +133,7 @@ class Journal:
 
     def _tell(self, new_rows: list[dict]) -> None:
         for row in new_rows:
-            logs = {_TRACKED.get(key, key): float(row[key]) for key in COLUMNS[2:6]}
+            logs = {_TRACKED.get(key, key): float(row[key]) for key in _TRACKED_COLUMNS}
             self._accelerator.log(logs, step=int(row["step"]))
         last = new_rows[-1]
         self._bar.set_postfix_str(
@@ -135,26 +148,42 @@ class Journal:
         bad = (~checked.isfinite()).any(dim=-1).nonzero()  # (bad entries, 2): process, step
         if len(bad) == 0:
             return
-        process, place = bad[bad[:, 1].argmin()].tolist()
+        place = int(bad[:, 1].min())
+        at_step = values[:, place]  # (processes, 2)
+        # The gradient is common to all processes; a loss that is not finite tells whose images.
+        guilty = (~at_step[:, 0].isfinite()).nonzero().flatten().tolist() or range(len(at_step))
         entry = self._steps[place]
-        loss, grad_norm = values[process, place].tolist()
-        own = process == self._accelerator.process_index
-        images = ", ".join(entry.names) if own else f"see the message of process {process}"
+        by_process = gather_object([entry.names])
+        names = [name for process in guilty for name in by_process[process]]
+        loss, grad_norm = at_step[guilty[0]].tolist()
         self._bar.close()
         raise UserError(
-            f"step {entry.step}: loss {loss:g}, gradient norm {grad_norm:g} on process {process}; "
-            f"training stopped. Images of that step: {images}\n"
+            f"step {entry.step}: loss {loss:g}, gradient norm {grad_norm:g}; training stopped. "
+            f"Images of that step: {', '.join(names)}\n"
             "Look at these images; else try a lower --learning_rate, --lr_warmup_steps, or "
             "--mixed_precision bf16 in place of fp16."
         )
 
-    def add_held_out(self, step: int, loss: float) -> None:
-        """Write the loss on held-out images down, in `HELD_OUT_FILE` and the trackers."""
-        self._accelerator.log({"validation_loss": loss}, step=step)
-        self.held_out_loss = loss
+    def add_held_out(self, step: int, loss: float, by_timestep: Mapping[str, float]) -> None:
+        """Write the loss on held-out images down, in `HELD_OUT_FILE` and the trackers.
+
+        Args:
+            step: Optimizer steps done.
+            loss: Mean over all of them.
+            by_timestep: Mean over those whose timestep is in a bucket, by the bucket's name.
+        """
+        self.held_out.append((step, loss))
+        numbers = {"loss": loss, **by_timestep}
+        logs = {f"validation_{name}": number for name, number in numbers.items()}
+        self._accelerator.log(logs, step=step)
         if self._accelerator.is_main_process:
-            row = {"step": step, "loss": f"{loss:.8g}"}
-            _append_rows(self._held_out_path, [row], HELD_OUT_COLUMNS)
+            row = {"step": step} | {name: f"{number:.8g}" for name, number in numbers.items()}
+            _append_rows(self._held_out_path, [row], tuple(row))
+
+    def measurements_since_best(self) -> int:
+        """How many held-out losses were measured since the lowest one."""
+        losses = [loss for _, loss in self.held_out]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def close(self) -> None:
         """Write the rest and end the progress bar."""
@@ -168,7 +197,8 @@ class Journal:
         return {
             "loss_first": _mean(losses[:SMOOTHED_STEPS]),
             "loss_last": _mean(losses[-SMOOTHED_STEPS:]),
-            "validation_loss": self.held_out_loss,
+            "validation_loss": self.held_out[-1][1] if self.held_out else None,
+            "validation_loss_best": min((loss for _, loss in self.held_out), default=None),
             "images_per_s": _mean(speeds),
             "seconds": float(self.rows[-1]["seconds"]) if self.rows else 0.0,
         }
@@ -187,12 +217,20 @@ def _append_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequ
         writer.writerows(rows)
 
 
-def _drop_rows_after(path: Path, step: int, columns: Sequence[str]) -> list[dict]:
-    """Keep a log's rows up to a step, and return them; without any, the log goes."""
+def _drop_rows_after(path: Path, step: int, columns: Sequence[str] | None = None) -> list[dict]:
+    """Keep a log's rows up to a step, and return them; without any, the log goes.
+
+    Args:
+        path: The log.
+        step: The last one to keep.
+        columns: What the rows must have; None takes what is there.
+    """
     rows = []
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
+            reader = csv.DictReader(handle)
+            rows = list(reader)
+            columns = columns or reader.fieldnames
     # A run killed while it wrote leaves a last line cut short.
     whole = [row for row in rows if all(row.get(column) for column in columns)]
     kept = [row for row in whole if int(row["step"]) <= step]
@@ -201,3 +239,11 @@ def _drop_rows_after(path: Path, step: int, columns: Sequence[str]) -> list[dict
     else:
         path.unlink(missing_ok=True)
     return kept
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory this process held so far: of the GPU where there is one, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,18 +1,20 @@
 """A look at a model in training: pictures of fixed prompts, and the loss on held-out images."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from utils.diffusion import PipelineParts, assemble_pipeline, diffusion_loss, training_target
+from utils.diffusion import PipelineParts, assemble_pipeline, training_target
 from utils.image_files import save_png
 from utils.provenance import DIGITAL_SOURCE_TYPE
 from utils.training_data import TrainingSet, encode_batch, make_loader
 
 SAMPLER_STEPS = 20  # as in diffusers' example
+TIMESTEP_BUCKETS = 4
 
 
 @torch.no_grad()
@@ -78,29 +80,45 @@ def track_pictures(accelerator, paths: Sequence[Path], prompts: Sequence[str], s
 
 @torch.no_grad()
 def measure_loss(
-    accelerator, parts: PipelineParts, unet, samples: TrainingSet, *, batch_size: int
-) -> float:
+    accelerator, parts: PipelineParts, model, samples: TrainingSet, *, batch_size: int
+) -> tuple[float, dict[str, float]]:
     """Unweighted mean loss over every image once, with the noise and timestep fixed for each.
 
     Args:
         accelerator: Tells the process's share.
-        parts: The pipeline around the U-Net, on the device unless the samples are encoded.
-        unet: The U-Net; left in training mode.
+        parts: The pipeline around the model, on the device unless the samples are encoded.
+        model: `utils.trained_model.TrainedModel`, not wrapped; left in training mode.
         samples: The held-out images.
         batch_size: Images at once and process.
+
+    Returns:
+        The mean over all images, and over those in each of `TIMESTEP_BUCKETS` equal ranges of
+        timesteps, e.g. ``{"loss_t0_249": 0.31, ...}``; NaN for a range without images.
     """
     positions = range(len(samples.dataset))[accelerator.process_index :: accelerator.num_processes]
     batches = [positions[at : at + batch_size] for at in range(0, len(positions), batch_size)]
-    unet.eval()
-    total = torch.zeros(2, device=accelerator.device)  # sum of losses, number of images
+    num_timesteps = samples.options.num_timesteps
+    # Sum of losses and number of images, by bucket
+    totals = torch.zeros(TIMESTEP_BUCKETS, 2, dtype=torch.float64)
+    model.eval()
     for batch in make_loader(samples, batches, num_workers=0, pin_memory=False):
         with accelerator.autocast():
-            latents, text = encode_batch(parts, batch, accelerator.device)
+            latents, text = encode_batch(
+                parts, batch, accelerator.device, with_text=model.text_encoder is None
+            )
         timesteps, noise = (batch[key].to(accelerator.device) for key in ("timestep", "noise"))
         noisy = parts.noise_scheduler.add_noise(latents, noise, timesteps)
         target = training_target(parts.noise_scheduler, latents, noise, timesteps)
-        loss = diffusion_loss(unet(noisy, timesteps, text).sample, target)
-        total += torch.stack([loss * len(noise), torch.tensor(len(noise), device=loss.device)])
-    unet.train()
-    loss_sum, count = accelerator.reduce(total).tolist()
-    return loss_sum / count
+        with accelerator.autocast():
+            prediction = model(noisy, timesteps, text).sample
+        losses = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # (N,)
+        buckets = batch["timestep"] * TIMESTEP_BUCKETS // num_timesteps
+        entries = torch.stack([losses.cpu().double(), torch.ones(len(buckets)).double()], dim=1)
+        totals.index_add_(0, buckets, entries)
+    model.train()
+    totals = accelerator.reduce(totals.to(accelerator.device)).cpu()
+    edges = [at * num_timesteps // TIMESTEP_BUCKETS for at in range(TIMESTEP_BUCKETS + 1)]
+    names = [f"loss_t{low}_{high - 1}" for low, high in pairwise(edges)]
+    means = (totals[:, 0] / totals[:, 1]).tolist()
+    loss_sum, count = totals.sum(dim=0).tolist()
+    return loss_sum / count, dict(zip(names, means))

@@ -20,6 +20,12 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers it
 
 
+def leave_signals_to_parent(worker_id: int) -> None:
+    """Initialise a loader's worker, which ends with its parent: that answers Ctrl-C and SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def map_in_processes(
     function: Callable[[Item], Result],
     items: Sequence[Item],

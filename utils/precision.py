@@ -1,0 +1,36 @@
+"""The type of the arithmetic: bfloat16 where the device computes in it, else float32."""
+
+import os
+
+import torch
+
+from utils.run_folder import get_logger
+
+_logger = get_logger("train")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16, rather than to emulate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def choose_precision(wanted: str | None, device: torch.device) -> str:
+    """``no``, ``fp16`` or ``bf16``.
+
+    Args:
+        wanted: The flag; None takes what ``accelerate launch`` was told, and if that is nothing
+            (which it passes on as ``no``), bf16 where the device has it.
+        device: Where the model computes.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision = wanted or launched
+    if precision == "fp16" and device.type == "cpu":
+        _logger.warning("fp16 needs a GPU; this run computes in float32. On a CPU try bf16.")
+        return "no"
+    if wanted is None and precision == "no" and has_bf16(device):
+        return "bf16"
+    return precision
