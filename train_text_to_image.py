@@ -32,6 +32,7 @@ import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import cli
@@ -434,6 +435,8 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     batches = iter(make_loader(run.samples, positions, num_workers=workers, pin_memory=pin_memory))
 
     step = plan.first_step
+    if step > 0:
+        watch(run, journal, step)
     while step < plan.last_step:
         batch = next(batches)
         with accelerator.accumulate(model):
@@ -480,10 +483,9 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
             journal.restart_clock()
         if stopping:
             break
-        if step < plan.last_step:
-            watch(run, journal, step)
-            if out_of_patience(args, journal):
-                break
+        watch(run, journal, step)
+        if out_of_patience(args, journal):
+            break
     journal.close()
     return step
 
@@ -523,7 +525,11 @@ def save_training_state(run: Run, step: int) -> None:
 
 
 def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> None:
-    """Draw the validation prompts and measure the held-out loss, where they are due."""
+    """Draw the validation prompts and measure the held-out loss, where they are due and not done.
+
+    At the end both are due. A resumed run calls it for its first step: the one before it may have
+    been stopped after the checkpoint.
+    """
     from utils.training_state import averaged_weights
 
     args, plan = run.args, run.plan
@@ -532,15 +538,17 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
     else:
         due = plan.ends_epoch(step, args.validation_epochs)
     loss_due = due if args.validation_loss_steps is None else step % args.validation_loss_steps == 0
-    draws = (due or at_end) and args.validation_prompts is not None
-    measures = (loss_due or at_end) and run.held_out is not None
+    pictures = args.output_dir / "validation" / f"step-{step}"
+    draws = (due or at_end) and args.validation_prompts is not None and step not in journal.drawn
+    measures = (loss_due or at_end) and run.held_out is not None and not journal.has_measured(step)
     if not draws and not measures:
         return
     journal.flush()
     model = run.accelerator.unwrap_model(run.model)
     with averaged_weights(run.ema, model):
         if draws:
-            draw_validation(run, model, step)
+            draw_validation(run, model, pictures, step)
+            journal.drawn.add(step)
         if measures:
             measure_held_out(run, model, journal, step)
     if run.samples.latents is not None:
@@ -550,7 +558,7 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
     journal.restart_clock()
 
 
-def draw_validation(run: Run, model, step: int) -> None:
+def draw_validation(run: Run, model, folder: Path, step: int) -> None:
     """Draw the validation prompts, each process its share."""
     from utils.validation import draw_prompts, track_pictures
 
@@ -561,7 +569,7 @@ def draw_validation(run: Run, model, step: int) -> None:
         run.parts,
         model.unet,
         prompts,
-        folder=args.output_dir / "validation" / f"step-{step}",
+        folder=folder,
         resolution=args.resolution,
         seed=run.state["seed"],
     )

@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_text_to_image
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
 from utils.interruption import resume_command
+from utils.precision import choose_precision
 from utils.training_data import SampleOptions, make_training_set
 from utils.training_journal import Journal
 from utils.training_notes import warn_of_memorisation
@@ -223,6 +227,10 @@ def test_the_later_of_two_crop_flags_wins(tmp_path):
         (["--dream_training", "--prediction_type", "v_prediction"], "--dream_training"),
         (["--validation_split", "train"], "--validation_split"),
         (["--validation_split", "val", "--train_split", "all"], "--validation_split"),
+        (["--validation_loss_steps", "5"], "--validation_split"),
+        (["--early_stopping_patience", "2"], "--validation_split"),
+        (["--train", "vae"], "--train"),
+        (["--lora_rank", "0"], "--lora_rank"),
         (["--caption", "OCT, {label"], "--caption"),
     ],
 )
@@ -453,14 +461,134 @@ def test_zero_terminal_snr_is_stored_for_the_sampler(run_training, tmp_path):
     assert config["timestep_spacing"] == "trailing"
 
 
+def held_out_of(output_dir):
+    with (output_dir / "validation_log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_held_out_loss_is_measured_with_fixed_noise(run_training, tmp_path):
     flags = ("--validation_split=val", "--validation_steps=1", "--learning_rate=1e-12")
     result = run_training(*flags)
-    with (tmp_path / "out" / "validation_log.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = held_out_of(tmp_path / "out")
     assert [row["step"] for row in rows] == ["1", "2"]
     assert float(rows[0]["loss"]) == pytest.approx(float(rows[1]["loss"]), rel=1e-5)
     assert result["validation_loss"] == pytest.approx(float(rows[1]["loss"]))
+
+
+def test_the_held_out_loss_is_the_mean_of_its_ranges_of_timesteps(
+    run_training, toy_dataset, tmp_path
+):
+    flags = ("--train_split=val", "--validation_split=train")  # 8 held-out images, 2 a range
+    run_training(*flags, "--max_train_steps=1")
+    (row,) = held_out_of(tmp_path / "out")
+    names = ["loss_t0_249", "loss_t250_499", "loss_t500_749", "loss_t750_999"]
+    assert list(row) == ["step", "loss", *names]
+    ranges = [float(row[name]) for name in names]
+    assert float(row["loss"]) == pytest.approx(sum(ranges) / 4, rel=1e-6)
+    assert len(set(ranges)) == 4
+
+
+def test_the_held_out_loss_has_an_interval_of_its_own(run_training, tmp_path):
+    flags = ("--validation_split=val", "--validation_prompts=normal", "--max_train_steps=4")
+    run_training(*flags, "--validation_loss_steps=2", "--validation_steps=3")
+    assert [row["step"] for row in held_out_of(tmp_path / "out")] == ["2", "4"]
+    drawn = {path.name for path in (tmp_path / "out" / "validation").iterdir()}
+    assert drawn == {"step-3", "step-4"}
+
+
+def test_training_ends_when_the_held_out_loss_no_longer_falls(run_training, tmp_path):
+    flags = ("--validation_split=val", "--validation_loss_steps=1", "--max_train_steps=9")
+    # The loss does not change at this rate, so that none is lower than the first
+    result = run_training(*flags, "--early_stopping_patience=2", "--learning_rate=1e-30")
+    assert result["steps"] == 3
+    assert [row["step"] for row in log_of(tmp_path / "out")] == ["1", "2", "3"]
+    assert [row["step"] for row in held_out_of(tmp_path / "out")] == ["1", "2", "3"]
+    assert (tmp_path / "out" / "model_index.json").exists()
+
+
+def test_patience_counts_measurements_from_before_a_resume(run_training, tmp_path):
+    flags = ("--validation_split=val", "--validation_loss_steps=1", "--learning_rate=1e-30")
+    flags += ("--early_stopping_patience=3", "--checkpointing_steps=2")
+    run_training(*flags, "--max_train_steps=2")
+    resumed = run_training(*flags, "--max_train_steps=9", "--resume_from_checkpoint=latest")
+    assert resumed["steps"] == 4
+
+
+def test_a_loss_that_falls_does_not_end_the_training():
+    journal = SimpleNamespace(held_out=[(1, 0.5), (2, 0.6), (3, 0.4), (4, 0.45)])
+    assert Journal.measurements_since_best(journal) == 1
+    journal.held_out.append((5, 0.3))
+    assert Journal.measurements_since_best(journal) == 0
+
+
+def test_no_more_validation_pictures_are_drawn_than_allowed(run_training, tmp_path):
+    prompts = ("--validation_prompts", "normal", "drusen", "edema")
+    run_training(*prompts, "--max_validation_images=2")
+    pictures = (tmp_path / "out" / "validation" / "step-2").iterdir()
+    assert sorted(path.name for path in pictures) == ["00.png", "01.png"]
+
+
+def test_the_log_tells_speed_time_left_and_memory(run_training, tmp_path):
+    run_training("--max_train_steps=3", "--log_steps=1")
+    rows = log_of(tmp_path / "out")
+    assert float(rows[-1]["seconds_left"]) == 0
+    speed = float(rows[0]["images_per_s"])
+    assert float(rows[0]["seconds_left"]) == pytest.approx(2 * 2 / speed, rel=1e-4)
+    for row in rows:
+        assert 0.1 < float(row["peak_memory_gib"]) < 64
+        assert float(row["grad_norm"]) > 0
+
+
+class CountWaits(TorchDispatchMode):
+    """Counts what makes a GPU's host wait: a tensor's value fetched as a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.waits += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_device_is_waited_for_at_log_steps_only(run_training, monkeypatch):
+    waits = []
+    counter = CountWaits()
+    plain = Journal.end_step
+
+    def end_step(self, step, **facts):
+        waits.append(counter.waits)
+        plain(self, step, **facts)
+
+    monkeypatch.setattr(Journal, "end_step", end_step)
+    with counter:
+        run_training("--max_train_steps=6", "--log_steps=3", "--use_ema", "--snr_gamma=5")
+    during = [after - before for before, after in pairwise(waits)]
+    assert waits[0] > 0  # loading fetches numbers: the counter counts
+    assert during[:2] == [0, 0]
+    assert during[3:] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "launched", "device_has_it", "expected"),
+    [
+        (None, None, True, "bf16"),
+        (None, "no", True, "bf16"),
+        (None, "no", False, "no"),
+        ("no", "bf16", True, "no"),
+        (None, "fp16", True, "no"),  # on a CPU
+        ("bf16", "no", False, "bf16"),
+    ],
+)
+def test_bf16_is_the_default_where_the_device_computes_in_it(
+    monkeypatch, flag, launched, device_has_it, expected
+):
+    monkeypatch.setattr("utils.precision.has_bf16", lambda device: device_has_it)
+    if launched is None:
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    else:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    assert choose_precision(flag, torch.device("cpu")) == expected
 
 
 def test_bf16_trains_float32_weights(run_training, tmp_path):

@@ -46,6 +46,7 @@ class Journal:
         rows: Rows of train_log.csv of this run and, if it was resumed, of the steps before; on the
             main process.
         held_out: (step, loss on held-out images) of each measurement, also of those before.
+        drawn: Steps whose validation pictures this run has drawn.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Journal:
         self._names: list[str] = []
         self._steps: list[_Step] = []
         self.held_out: list[tuple[int, float]] = []
+        self.drawn: set[int] = set()
         self._start = self._last_flush = time.perf_counter()
         self._held_out_path = output_dir / HELD_OUT_FILE
         self.rows: list[dict] = []
@@ -177,8 +179,12 @@ class Journal:
         logs = {f"validation_{name}": number for name, number in numbers.items()}
         self._accelerator.log(logs, step=step)
         if self._accelerator.is_main_process:
-            row = {"step": step} | {name: f"{number:.8g}" for name, number in numbers.items()}
+            row = {"step": step, **numbers}  # in full: a resumed run compares with them
             _append_rows(self._held_out_path, [row], tuple(row))
+
+    def has_measured(self, step: int) -> bool:
+        """Whether the held-out loss after this step is known."""
+        return bool(self.held_out) and self.held_out[-1][0] == step
 
     def measurements_since_best(self) -> int:
         """How many held-out losses were measured since the lowest one."""
