@@ -486,7 +486,7 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
         watch(run, journal, step)
         if out_of_patience(args, journal):
             break
-    journal.close()
+    journal.flush()
     return step
 
 
@@ -667,7 +667,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log_steps=args.log_steps,
         images_per_step=run.plan.images_per_step,
     )
-    with Interruption(num_processes=run.accelerator.num_processes) as interruption:
+    with journal, Interruption(num_processes=run.accelerator.num_processes) as interruption:
         step = train(run, journal, interruption)
     if interruption.signal:
         run.accelerator.end_training()

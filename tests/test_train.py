@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_text_to_image
+from utils.checkpoints import is_complete
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
@@ -901,6 +902,35 @@ def test_a_second_ctrl_c_while_saving_leaves_nothing_half_written(
         run_training("--checkpointing_steps=1")
     assert checkpoints_of(tmp_path / "out") == set()
     assert names_left_over(tmp_path / "out") == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 7 MB: room for one checkpoint of 4.2 MB and not for two."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_the_last_checkpoint_whole(run_training, small_disk):
+    out = small_disk / "out"
+    flags = ("--use_ema", "--checkpointing_steps=1", "--checkpoints_total_limit=1")
+    with pytest.raises(UserError, match=r"(?s)disk is full: .*checkpoint-2 .*checkpoint latest"):
+        run_training(*flags, output_dir=out)
+    assert checkpoints_of(out) == {"checkpoint-1"}
+    assert is_complete(out / "checkpoint-1")
+
+
+def test_a_disk_too_full_for_the_pipeline_is_named(run_training, small_disk):
+    (small_disk / "other").write_bytes(bytes(6_000_000))
+    with pytest.raises(UserError, match=r"disk is full: .*out "):
+        run_training(output_dir=small_disk / "out")
+    assert names_left_over(small_disk) == []
+    assert not (small_disk / "out" / "model_index.json").exists()
 
 
 def test_nothing_is_uploaded_but_pipeline_and_card(run_training, tmp_path, monkeypatch):

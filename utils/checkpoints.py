@@ -20,8 +20,8 @@ STATE_FILE = "training_state.json"
 LATEST = "latest"
 _FILES = "files"  # entry of the state: size in bytes by name
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-# Libraries of compiled code tell of a full disk by text only.
-_FULL_DISK_TEXTS = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed")
+_FULL_DISK_TEXTS = ("No space left", "Disk quota exceeded")  # of libraries in compiled code
+_ALMOST_NOTHING = 1 << 20  # bytes; torch tells of a failed write without its cause
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _logger = get_logger("checkpoints")
@@ -161,14 +161,11 @@ def save_checkpoint(
             replace_folder(temporary, final)
             prune_checkpoints(output_dir, total_limit, keep=final)
     except BaseException as error:
+        full = _is_full_disk(error, output_dir)
         if is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-        if _is_full_disk(error):
-            raise UserError(
-                f"the disk is full: {final} could not be saved ({error}); earlier checkpoints are "
-                "whole. Make room, then go on with --resume_from_checkpoint latest; "
-                "--checkpoints_total_limit keeps fewer of them."
-            ) from error
+        if full:
+            raise _full_disk_error(final, error) from error
         raise
     barrier()
     return final
@@ -179,10 +176,21 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _is_full_disk(error: BaseException) -> bool:
+def _is_full_disk(error: BaseException, folder: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL_DISK
-    return any(text in str(error) for text in _FULL_DISK_TEXTS)
+    if any(text in str(error) for text in _FULL_DISK_TEXTS):
+        return True
+    is_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
+    return is_torch and shutil.disk_usage(folder).free < _ALMOST_NOTHING
+
+
+def _full_disk_error(path: Path, error: BaseException) -> UserError:
+    return UserError(
+        f"the disk is full: {path} could not be saved ({str(error).splitlines()[0]}). Earlier "
+        "checkpoints are whole: make room, then go on with --resume_from_checkpoint latest; "
+        "--checkpoints_total_limit keeps fewer of them."
+    )
 
 
 def remove_leftovers(output_dir: Path) -> None:
@@ -223,6 +231,10 @@ def pipeline_folder(output_dir: Path) -> Iterator[Path]:
                 replace_folder(part, output_dir / part.name)
             else:
                 part.replace(output_dir / part.name)
+    except Exception as error:
+        if _is_full_disk(error, output_dir):
+            raise _full_disk_error(output_dir, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -158,7 +158,6 @@ class Journal:
         by_process = gather_object([entry.names])
         names = [name for process in guilty for name in by_process[process]]
         loss, grad_norm = at_step[guilty[0]].tolist()
-        self._bar.close()
         raise UserError(
             f"step {entry.step}: loss {loss:g}, gradient norm {grad_norm:g}; training stopped. "
             f"Images of that step: {', '.join(names)}\n"
@@ -191,10 +190,11 @@ class Journal:
         losses = [loss for _, loss in self.held_out]
         return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
-    def close(self) -> None:
-        """Write the rest and end the progress bar."""
-        self.flush()
-        self._bar.close()
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()  # or a message would stand in its line
 
     def summary(self) -> dict[str, float | None]:
         """Loss at the start and at the end (means over `SMOOTHED_STEPS`), speed and time."""
