@@ -365,16 +365,23 @@ def load_run(args: argparse.Namespace) -> Run:
     seed = agree_on_seed(args, stored)
     dataset, held_out = load_training_data(args, accelerator, seed)
     plan = make_plan(args, accelerator, stored, len(dataset))
-    state = {"seed": seed, "images": len(dataset), "data": dataset.fingerprint}
-    if stored and stored["data"] != dataset.fingerprint:
-        logger.warning("%s was trained on other data; it goes on with this", checkpoint)
+    state = {
+        "seed": seed,
+        "images": len(dataset),
+        "data": dataset.fingerprint,
+        "images_per_step": plan.images_per_step,
+        "num_processes": accelerator.num_processes,
+    }
+    for name in stored.keys() & {"data", "images_per_step", "num_processes"}:
+        if stored[name] != state[name]:
+            told = (checkpoint, name, stored[name], state[name])
+            logger.warning("%s: %s was %s and is %s; it does not end as it would have", *told)
     if accelerator.is_main_process:
         remove_leftovers(args.output_dir)
         facts = state | {
             "skipped": dataset.skipped,
             "plan": plan,
             "mixed_precision_used": accelerator.mixed_precision,
-            "num_processes": accelerator.num_processes,
             "resumed_from": checkpoint,
         }
         write_options(args.output_dir, args, **facts)
