@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from utils.dataset import Dataset
     from utils.diffusion import PipelineParts
-    from utils.training_data import TrainingSet
+    from utils.training_data import SampleOptions, TrainingSet
     from utils.training_journal import Journal
     from utils.training_state import Plan
 
@@ -217,12 +217,13 @@ def make_plan(
 
 
 def load_models(
-    args: argparse.Namespace, accelerator: "Accelerator"
+    args: argparse.Namespace, accelerator: "Accelerator", seed: int
 ) -> tuple["PipelineParts", Any]:
     """The pipeline's parts, all but the U-Net frozen, and the U-Net's running average or None."""
     import torch
 
     from utils.diffusion import load_pipeline_parts
+    from utils.text_encoder_swap import replace_text_encoder
     from utils.training_state import load_unet, make_ema
 
     model = args.pretrained_model_name_or_path
@@ -236,6 +237,9 @@ def load_models(
             prediction_type=args.prediction_type,
             zero_terminal_snr=args.rescale_betas_zero_snr,
         )
+        if args.text_encoder_name_or_path is not None:
+            source = {"offline": args.offline, "cache_dir": args.cache_dir}
+            parts = replace_text_encoder(parts, args.text_encoder_name_or_path, seed=seed, **source)
     if args.dream_training and parts.noise_scheduler.config.prediction_type != "epsilon":
         raise cli.UserError("--dream_training is defined for epsilon prediction only")
     ema = None
@@ -266,8 +270,7 @@ def make_samples(
     """Samples to train on and held-out ones, encoded now where they are kept in memory."""
     from utils.latent_cache import encode_once, fits
     from utils.sampling import vae_factor
-    from utils.training_data import SampleOptions, make_training_set
-    from utils.training_notes import tell_long_captions
+    from utils.training_data import SampleOptions
 
     side = args.resolution // vae_factor(parts.vae)
     options = SampleOptions(
@@ -281,17 +284,38 @@ def make_samples(
         noise_offset=args.noise_offset,
         input_perturbation=args.input_perturbation,
     )
-    samples = [
-        None if dataset is None else make_training_set(dataset, each, parts.tokenizer)
-        for dataset, each in zip(datasets, (options, options.held_out()))
-    ]
-    tell_long_captions(datasets[0], parts.tokenizer)
+    samples = tokenize_samples(args, parts, datasets, options)
     parts.vae.to(accelerator.device)
     parts.text_encoder.to(accelerator.device)
     if not fits(samples, parts, wanted=args.cache_latents):
         return samples
     size, workers = args.train_batch_size, args.dataloader_num_workers
     return encode_once(samples, parts, accelerator, batch_size=size, num_workers=workers)
+
+
+def tokenize_samples(
+    args: argparse.Namespace,
+    parts: "PipelineParts",
+    datasets: Sequence["Dataset | None"],
+    options: "SampleOptions",
+) -> list["TrainingSet | None"]:
+    """The samples with token ids; how many a caption may have stays in the text encoder."""
+    from utils.text_encoding import settle_num_caption_chunks
+    from utils.training_data import make_training_set, possible_captions
+    from utils.training_notes import tell_long_captions
+
+    present = [dataset for dataset in datasets if dataset is not None]
+    num_chunks = settle_num_caption_chunks(
+        parts.tokenizer,
+        parts.text_encoder,
+        [caption for each in present for caption in possible_captions(each, options)],
+        long_captions=args.long_captions,
+    )
+    tell_long_captions(datasets[0], parts.tokenizer, num_chunks)
+    return [
+        None if dataset is None else make_training_set(dataset, each, parts.tokenizer, num_chunks)
+        for dataset, each in zip(datasets, (options, options.held_out()))
+    ]
 
 
 def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", unet, last_step: int):
@@ -347,7 +371,7 @@ def load_run(args: argparse.Namespace) -> Run:
             "resumed_from": checkpoint,
         }
         write_options(args.output_dir, args, **facts)
-    parts, ema = load_models(args, accelerator)
+    parts, ema = load_models(args, accelerator, seed)
     samples, held_out_samples = make_samples(args, accelerator, parts, (dataset, held_out), seed)
     register_unet_files(accelerator, ema)
     optimizer, schedule = make_optimizer(args, accelerator, parts.unet, plan.last_step)

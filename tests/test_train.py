@@ -90,11 +90,13 @@ OWN_DEFAULTS = {
     "flip_swaps_sides": False,
     "label_column": None,
     "log_steps": 10,
+    "long_captions": None,
     "offline": False,
     "patient_column": None,
     "rescale_betas_zero_snr": False,
     "resize_mode": "random_crop",
     "skip_invalid": False,
+    "text_encoder_name_or_path": None,
     "train_split": "train",
     "validation_split": None,
     "validation_steps": None,
@@ -401,7 +403,7 @@ def test_the_first_loss_is_what_the_equations_say(
             posterior = parts.vae.encode(sample["pixels"][None]).latent_dist
             latents = (posterior.mean + posterior.std * sample["posterior_noise"]) * 0.18215
             noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * sample["noise"]
-            text = parts.text_encoder(sample["text"][None]).last_hidden_state
+            text = parts.text_encoder(sample["text"]).last_hidden_state
             guess = parts.unet(noisy, sample["timestep"], text).sample
         weight = min(alpha / (1 - alpha), torch.tensor(5.0)) / (alpha / (1 - alpha))
         losses.append(weight * (guess[0] - sample["noise"]).square().mean())
