@@ -105,6 +105,8 @@ def _load(name_or_path: str, where: dict) -> tuple:
     for name, weights in text_encoder.named_parameters():
         if name in missing and name.startswith(_POOLER):
             torch.nn.init.zeros_(weights)  # else random, and saved so
+    for bearer in (text_encoder.config.__dict__, tokenizer.init_kwargs):
+        bearer.pop("auto_map", None)  # or whoever loads the pipeline might be told to run code
     return tokenizer, text_encoder.eval().requires_grad_(False), missing
 
 
@@ -116,8 +118,11 @@ def _check(name_or_path: str, tokenizer, text_encoder, missing: set[str]) -> Non
         f"its files lack {len(lacking)} weights, {', '.join(lacking[:3])} ...": lacking,
         "its tokenizer is not a fast one, as chunks of captions need": not tokenizer.is_fast,
         "its tokenizer has no padding token": tokenizer.pad_token_id is None,
+        # Where its files are missing, transformers makes a tokenizer without words.
         f"its tokenizer knows {len(tokenizer)} tokens, the model {num_words}: they do not belong "
-        "together, or the tokenizer's files are missing": len(tokenizer) > num_words,
+        "together, or the tokenizer's files are missing": (
+            not num_words / 2 <= len(tokenizer) <= num_words
+        ),
     }
     for problem, is_so in problems.items():
         if is_so:
