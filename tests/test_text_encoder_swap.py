@@ -12,8 +12,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
+import generate_synthetic_dataset
 import train_text_to_image
 from utils.cli import UserError
+from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline, load_pipeline_parts, save_pipeline
 from utils.image_sampler import ImageSampler, PromptEncoder
 from utils.sampling import Settings
@@ -351,6 +353,16 @@ def test_a_resumed_run_with_another_encoder_ends_like_an_uninterrupted_one(train
     one, other = weights_of(whole), weights_of(resumed)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_data_set_is_drawn_from_such_a_pipeline(parts, bert, tmp_path):
+    new = swap(parts, bert)
+    save_pipeline(new, new.unet, tmp_path / "pipeline")
+    flags = [f"--model={tmp_path / 'pipeline'}", f"--output_dir={tmp_path / 'set'}"]
+    flags += ["--prompt=macular edema", "--prompt=normal retina", "--num_inference_steps=2"]
+    generate_synthetic_dataset.main([*flags, "--offline", "--device=cpu"])
+    pictures = {record.image().tobytes() for record in load_dataset(tmp_path / "set")}
+    assert len(pictures) == 2
 
 
 def test_chunks_and_another_encoder_go_together(train, bert, toy_dataset, tmp_path):
