@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from utils.dataset import Dataset
     from utils.diffusion import PipelineParts
     from utils.interruption import Interruption
-    from utils.training_data import TrainingSet
+    from utils.training_data import SampleOptions, TrainingSet
     from utils.training_journal import Journal
     from utils.training_state import Plan
 
@@ -232,12 +232,13 @@ def make_plan(
 
 
 def load_models(
-    args: argparse.Namespace, accelerator: "Accelerator"
+    args: argparse.Namespace, accelerator: "Accelerator", seed: int
 ) -> tuple["PipelineParts", Any, Any]:
     """The pipeline's parts, what is trained of them, and its running average or None."""
     import torch
 
     from utils.diffusion import load_pipeline_parts
+    from utils.text_encoder_swap import replace_text_encoder
     from utils.trained_model import LoraOptions, make_trained_model
     from utils.training_state import load_unet, make_ema
 
@@ -252,8 +253,20 @@ def load_models(
             prediction_type=args.prediction_type,
             zero_terminal_snr=args.rescale_betas_zero_snr,
         )
+        if args.text_encoder_name_or_path is not None:
+            source = {"offline": args.offline, "cache_dir": args.cache_dir}
+            parts = replace_text_encoder(parts, args.text_encoder_name_or_path, seed=seed, **source)
     if args.dream_training and parts.noise_scheduler.config.prediction_type != "epsilon":
         raise cli.UserError("--dream_training is defined for epsilon prediction only")
+    if (
+        args.train == "lora"
+        and args.text_encoder_name_or_path
+        and parts.unet.config.encoder_hid_dim
+    ):
+        raise cli.UserError(
+            "--train lora: the text encoder's width is not the U-Net's, and adapters leave the "
+            "projection between them untrained; use --train unet"
+        )
     lora = LoraOptions(args.lora_rank, args.lora_alpha or args.lora_rank, args.lora_targets)
     model = make_trained_model(parts, args.train, lora)
     ema = None
@@ -285,8 +298,7 @@ def make_samples(
     """Samples to train on and held-out ones, encoded now where they are kept in memory."""
     from utils.latent_cache import encode_once, fits
     from utils.sampling import vae_factor
-    from utils.training_data import SampleOptions, make_training_set
-    from utils.training_notes import tell_long_captions
+    from utils.training_data import SampleOptions
 
     side = args.resolution // vae_factor(parts.vae)
     options = SampleOptions(
@@ -300,11 +312,7 @@ def make_samples(
         noise_offset=args.noise_offset,
         input_perturbation=args.input_perturbation,
     )
-    samples = [
-        None if dataset is None else make_training_set(dataset, each, parts.tokenizer)
-        for dataset, each in zip(datasets, (options, options.held_out()))
-    ]
-    tell_long_captions(datasets[0], parts.tokenizer)
+    samples = tokenize_samples(args, parts, datasets, options)
     parts.vae.to(accelerator.device)
     parts.text_encoder.to(accelerator.device)
     if not fits(samples, parts, wanted=args.cache_latents):
@@ -318,6 +326,31 @@ def make_samples(
         num_workers=workers,
         with_text=args.train != "unet+text_encoder",
     )
+
+
+def tokenize_samples(
+    args: argparse.Namespace,
+    parts: "PipelineParts",
+    datasets: Sequence["Dataset | None"],
+    options: "SampleOptions",
+) -> list["TrainingSet | None"]:
+    """The samples with token ids; how many a caption may have stays in the text encoder."""
+    from utils.text_encoding import settle_num_caption_chunks
+    from utils.training_data import make_training_set, possible_captions
+    from utils.training_notes import tell_long_captions
+
+    present = [dataset for dataset in datasets if dataset is not None]
+    num_chunks = settle_num_caption_chunks(
+        parts.tokenizer,
+        parts.text_encoder,
+        [caption for each in present for caption in possible_captions(each, options)],
+        long_captions=args.long_captions,
+    )
+    tell_long_captions(datasets[0], parts.tokenizer, num_chunks)
+    return [
+        None if dataset is None else make_training_set(dataset, each, parts.tokenizer, num_chunks)
+        for dataset, each in zip(datasets, (options, options.held_out()))
+    ]
 
 
 def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", model, last_step: int):
@@ -385,7 +418,7 @@ def load_run(args: argparse.Namespace) -> Run:
             "resumed_from": checkpoint,
         }
         write_options(args.output_dir, args, **facts)
-    parts, model, ema = load_models(args, accelerator)
+    parts, model, ema = load_models(args, accelerator, seed)
     samples, held_out_samples = make_samples(args, accelerator, parts, (dataset, held_out), seed)
     register_files(accelerator, ema)
     optimizer, schedule = make_optimizer(args, accelerator, model, plan.last_step)

@@ -522,6 +522,21 @@ def test_odd_prompts_of_a_file_are_drawn_and_the_cut_ones_named(tiny_pipeline, t
     assert "longer than the 77 tokens" in capsys.readouterr().err
 
 
+def test_a_model_of_two_chunks_reads_twice_as_much_of_a_prompt(own_pipeline, tmp_path, capsys):
+    config = own_pipeline / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_caption_chunks": 2}))
+    start = "x " * 90  # a letter is a token
+    drawn = []
+    for end in "ab":  # image 0 has the same seed in every run
+        generate.main(flags(own_pipeline, tmp_path / end, "--prompt", start + end))
+        with Image.open(tmp_path / end / "images" / "000000.png") as image:
+            drawn.append(image.tobytes())
+    assert drawn[0] != drawn[1]
+    assert "longer" not in capsys.readouterr().err
+    generate.main(flags(own_pipeline, tmp_path / "long", "--prompt", start + start))
+    assert "1 prompt(s) are longer than the 152 tokens" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sampler", sampling.SAMPLERS)
 def test_a_zero_snr_model_is_drawn_or_its_sampler_refused(own_pipeline, tmp_path, sampler):
     path = own_pipeline / "scheduler/scheduler_config.json"

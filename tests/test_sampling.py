@@ -229,6 +229,51 @@ def test_tokens_beyond_the_limit_are_counted(pipeline):
     assert encoder.num_tokens("x " * 200) == 202
 
 
+@pytest.fixture
+def chunked(pipeline):
+    """The pipeline as if it had been trained on captions in two chunks."""
+    text_encoder = copy.deepcopy(pipeline.text_encoder)
+    text_encoder.config.num_caption_chunks = 2
+    return StableDiffusionPipeline(**(pipeline.components | {"text_encoder": text_encoder}))
+
+
+def test_a_prompt_is_read_in_as_many_chunks_as_the_model_was_trained_on(pipeline, chunked):
+    # A letter is a token: these differ beyond the 77 that one chunk holds.
+    prompts = ["a " * 90 + end for end in "bc"]
+    for given, same in ((pipeline, True), (chunked, False)):
+        one, other = make_sampler(given, num_steps=2).sample(prompts, [5, 5])
+        assert torch.equal(one, other) is same
+    encoder = PromptEncoder(chunked.tokenizer, chunked.text_encoder)
+    assert encoder.max_tokens == 152
+    assert encoder(prompts[0]).shape == (2 * 77, 32)
+
+
+def test_the_negative_prompt_is_read_in_chunks_too(chunked):
+    pictures = [
+        make_sampler(chunked, num_steps=2, negative_prompt="a " * 90 + end).sample(["scar"], [5])
+        for end in "bc"
+    ]
+    assert not torch.equal(*pictures)
+
+
+def test_chunks_agree_with_the_plain_pipeline_given_the_embeddings(chunked):
+    prompt, settings = "a " * 90 + "b", {"sampler": "ddim", "num_steps": 4}
+    encoder = PromptEncoder(chunked.tokenizer, chunked.text_encoder)
+    [ours] = make_sampler(chunked, **settings).sample([prompt], [7])
+    chunked.scheduler = make_scheduler(chunked.scheduler.config, "ddim", 4)
+    chunked.set_progress_bar_config(disable=True)
+    [theirs] = chunked(
+        prompt_embeds=encoder(prompt)[None],
+        negative_prompt_embeds=encoder("")[None],
+        num_inference_steps=4,
+        guidance_scale=Settings().guidance_scale,
+        generator=torch.Generator().manual_seed(7),
+        output_type="np",
+    ).images
+    in_grey_levels = (ours.permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1) * 255
+    assert np.abs(in_grey_levels - theirs * 255).max() < 1
+
+
 def test_a_resolution_the_decoder_cannot_make_is_refused(pipeline):
     with pytest.raises(UserError, match="--resolution 60"):
         ImageSampler(

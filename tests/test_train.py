@@ -102,6 +102,7 @@ OWN_DEFAULTS = {
     "early_stopping_patience": None,
     "label_column": None,
     "log_steps": 10,
+    "long_captions": None,
     "lora_alpha": None,
     "lora_rank": 16,
     "lora_targets": ["to_q", "to_k", "to_v", "to_out.0"],
@@ -111,6 +112,7 @@ OWN_DEFAULTS = {
     "rescale_betas_zero_snr": False,
     "resize_mode": "random_crop",
     "skip_invalid": False,
+    "text_encoder_name_or_path": None,
     "train": "unet",
     "train_split": "train",
     "validation_loss_steps": None,
@@ -430,7 +432,7 @@ def test_the_first_loss_is_what_the_equations_say(
             posterior = parts.vae.encode(sample["pixels"][None]).latent_dist
             latents = (posterior.mean + posterior.std * sample["posterior_noise"]) * 0.18215
             noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * sample["noise"]
-            text = parts.text_encoder(sample["text"][None]).last_hidden_state
+            text = parts.text_encoder(sample["text"]).last_hidden_state
             guess = parts.unet(noisy, sample["timestep"], text).sample
         weight = min(alpha / (1 - alpha), torch.tensor(5.0)) / (alpha / (1 - alpha))
         losses.append(weight * (guess[0] - sample["noise"]).square().mean())

@@ -1,9 +1,8 @@
 """A Stable Diffusion pipeline's parts, and the mathematics of training one.
 
-Shapes: N images, C latent channels, h x w latents (1/8 of the pixels), L tokens, D text width.
+Shapes: N images, C latent channels, h x w latents (1/8 of the pixels).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError
+from utils.text_encoding import name_padding
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -26,7 +26,7 @@ class PipelineParts:
     Attributes:
         unet: Denoises latents.
         vae: Pixels to latents and back.
-        text_encoder: Token ids (N, L) to embeddings (N, L, D).
+        text_encoder: Token ids to embeddings, see `utils.text_encoding`.
         tokenizer: Text to token ids.
         scheduler: The sampler that the pipeline folder names.
         noise_scheduler: The forward process to train with.
@@ -91,11 +91,13 @@ def load_pipeline(
             "name of one on the hub (with --offline: one downloaded before)."
         ) from error
     _check_widths(pipeline, path)
+    name_padding(pipeline.tokenizer, pipeline.text_encoder)
     return pipeline
 
 
 def _check_widths(pipeline: StableDiffusionPipeline, path: str | Path) -> None:
-    wanted = pipeline.unet.config.cross_attention_dim
+    config = pipeline.unet.config
+    wanted = config.encoder_hid_dim or config.cross_attention_dim
     given = pipeline.text_encoder.config.hidden_size
     if wanted != given:
         raise UserError(
@@ -191,33 +193,6 @@ def assemble_pipeline(parts: PipelineParts, unet) -> StableDiffusionPipeline:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def tokenize(tokenizer, captions: Sequence[str]) -> torch.Tensor:
-    """Token ids (N, L) int64, padded and cut to the length that the text encoder takes."""
-    return tokenizer(
-        list(captions),
-        max_length=tokenizer.model_max_length,
-        padding="max_length",
-        truncation=True,
-        return_tensors="pt",
-    ).input_ids
-
-
-def token_lengths(tokenizer, captions: Sequence[str]) -> list[int]:
-    """Number of tokens of each caption, start and end included, before any cut."""
-    return [len(ids) for ids in tokenizer(list(captions), truncation=False).input_ids]
-
-
-def embed_text(text_encoder, input_ids: torch.Tensor) -> torch.Tensor:
-    """Text embeddings (N, L, D) for token ids (N, L), in the encoder's own type."""
-    return text_encoder(input_ids.to(text_encoder.device))[0]
-
-
-@torch.no_grad()
-def encode_text(text_encoder, input_ids: torch.Tensor) -> torch.Tensor:
-    """What `embed_text` gives, for an encoder that is not trained."""
-    return embed_text(text_encoder, input_ids)
 
 
 @torch.no_grad()

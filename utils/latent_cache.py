@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.diffusion import PipelineParts, encode_pixels, encode_text
+from utils.diffusion import PipelineParts, encode_pixels
 from utils.run_folder import get_logger
+from utils.text_encoding import encode_text
 from utils.training_data import CaptionTable, SampleOptions, TrainingSet, read_pixels
 
 LIMIT_GIB = 8  # kept by default, per process

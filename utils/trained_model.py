@@ -15,7 +15,8 @@ from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_
 from safetensors import SafetensorError
 
 from utils.cli import UserError
-from utils.diffusion import PipelineParts, embed_text
+from utils.diffusion import PipelineParts
+from utils.text_encoding import embed_text
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
 _ADAPTER = "default"
@@ -88,7 +89,8 @@ def make_trained_model(
         _add_adapters(parts.unet, lora)
     text_encoder = parts.text_encoder if what == "unet+text_encoder" else None
     if text_encoder is not None:
-        text_encoder.requires_grad_(True)
+        for name, parameter in text_encoder.named_parameters():
+            parameter.requires_grad_(not name.startswith("pooler."))  # what no output depends on
     return TrainedModel(parts.unet, text_encoder, has_adapters=what == "lora").train()
 
 

@@ -46,6 +46,10 @@ def contradictions(args: argparse.Namespace) -> list[str]:
             and (args.validation_loss_steps or args.early_stopping_patience) is not None,
             "--validation_loss_steps and --early_stopping_patience need --validation_split",
         ),
+        (
+            args.text_encoder_name_or_path is not None and args.non_ema_revision is not None,
+            "--text_encoder_name_or_path: the U-Net of --non_ema_revision is made for another",
+        ),
         (args.push_to_hub and args.offline, "--push_to_hub: --offline forbids it"),
         (
             args.push_to_hub and not args.hub_model_id,

@@ -5,7 +5,7 @@ sample since the start, over all processes; from (seed, p) follow image, crop, f
 and timestep. So neither the number of workers nor of processes changes a run, and resuming is
 starting at a position.
 
-Shapes: N images, C latent channels, h x w latents, L tokens, D text width.
+Shapes: N images, C latent channels, h x w latents, K chunks of L tokens, D text width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from utils.captions import find_sides, swap_sides
 from utils.cli import UserError
 from utils.dataset import Dataset
-from utils.diffusion import PipelineParts, encode_pixels, encode_text, sample_latents, tokenize
+from utils.diffusion import PipelineParts, encode_pixels, sample_latents
 from utils.images import resize, to_tensor
+from utils.text_encoding import encode_text, tokenize
 from utils.workers import leave_signals_to_parent
 
 MAX_LISTED_CAPTIONS = 20
@@ -77,7 +78,7 @@ class CaptionTable:
 
     Attributes:
         rows: Caption to row.
-        values: Token ids (K, L) int64, or text embeddings (K, L, D).
+        values: Token ids (rows, K, L) int64, or text embeddings (rows, K L, D).
     """
 
     rows: Mapping[str, int]
@@ -212,17 +213,20 @@ def make_loader(
     )
 
 
-def make_training_set(dataset: Dataset, options: SampleOptions, tokenizer) -> TrainingSet:
+def make_training_set(
+    dataset: Dataset, options: SampleOptions, tokenizer, num_chunks: int = 1
+) -> TrainingSet:
     """Samples whose captions are token ids, and whose images are read every time."""
     captions = possible_captions(dataset, options)
     rows = {caption: row for row, caption in enumerate(captions)}
-    return TrainingSet(dataset, options, CaptionTable(rows, tokenize(tokenizer, captions)))
+    ids = tokenize(tokenizer, captions, num_chunks)  # (rows, K, L)
+    return TrainingSet(dataset, options, CaptionTable(rows, ids))
 
 
 def encode_batch(
     parts: PipelineParts, batch: dict, device, *, with_text: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents (N, C, h, w) and text embeddings (N, L, D) of a batch, on the device.
+    """Latents (N, C, h, w) and text embeddings (N, K L, D) of a batch, on the device.
 
     What was not encoded before is encoded now, with the parts' own weights; without ``with_text``
     the text stays token ids (N, K, L), for a text encoder that is trained.

@@ -26,6 +26,7 @@ TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "none": ()}
 TRACKERS["all"] = TRACKERS["tensorboard"] + TRACKERS["wandb"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_KINDS = {"model_index.json": "pipeline", "config.json": "text encoder"}
 _DEFAULT = "(default: %(default)s)"
 
 
@@ -36,15 +37,19 @@ class _Refused(argparse.Action):
         parser.error(f"{option_string} {self.help}")
 
 
-def _model(text: str) -> str:
+def _model(text: str, index: str = "model_index.json") -> str:
     path = Path(text).expanduser()
     if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} has no model_index.json: no pipeline")
+        if not (path / index).is_file():
+            raise argparse.ArgumentTypeError(f"{text!r} has no {index}: no {_KINDS[index]}")
         return str(path)
     if not _HUB_NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor a name on the hub")
     return text
+
+
+def _text_encoder(text: str) -> str:
+    return _model(text, "config.json")
 
 
 def _data_source(text: str) -> str:
@@ -103,6 +108,14 @@ def _add_model_flags(add) -> None:
         required=True,
         metavar="MODEL",
         help="pipeline folder of any Stable Diffusion 1.x or 2.x, or its name on the hub",
+    )
+    add(
+        "--text_encoder_name_or_path",
+        type=_text_encoder,
+        metavar="MODEL",
+        help="folder or hub name of a text encoder with its tokenizer, BERT-like (PubMedBERT, "
+        "CXR-BERT, RadBERT) or CLIP, in place of the model's; where its width is another, the "
+        "U-Net learns a projection",
     )
     add("--revision", help="branch, tag or commit of the model on the hub")
     add("--variant", help="variant of its weight files, e.g. fp16")
@@ -203,6 +216,13 @@ def _add_sample_flags(add) -> None:
         default=0.1,
         help="share of samples trained on the empty caption, which guidance needs; "
         f"0 as in diffusers' example {_DEFAULT}",
+    )
+
+    add(
+        "--long_captions",
+        choices=("truncate", "chunk"),
+        help="cut captions at the text encoder's 77 tokens, or read them in up to 4 chunks of 75, "
+        "which generation then does too (default: as the model was trained, else truncate)",
     )
 
 

@@ -1,10 +1,10 @@
 """What should be known about a data set before a long training: told once, in the log."""
 
 from utils.dataset import Dataset
-from utils.diffusion import token_lengths
 from utils.image_files import inspect_image
 from utils.images import share_lost
 from utils.run_folder import get_logger
+from utils.text_encoding import MAX_CAPTION_CHUNKS, max_tokens, token_lengths
 from utils.training_state import Plan
 
 MEMORISED_VIEWS = 200  # the first release's 1,230 views of each scan were a hazard
@@ -29,17 +29,20 @@ def tell_crop(dataset: Dataset, resize_mode: str) -> float:
     return mean
 
 
-def tell_long_captions(dataset: Dataset, tokenizer) -> int:
+def tell_long_captions(dataset: Dataset, tokenizer, num_chunks: int = 1) -> int:
     """Tell which captions are cut for having too many tokens, and return their number."""
     lengths = token_lengths(tokenizer, [record.text for record in dataset])
-    limit = tokenizer.model_max_length
+    limit = max_tokens(tokenizer, num_chunks)
     long = [record.where for record, length in zip(dataset, lengths) if length > limit]
     if long:
         more = ", ..." if len(long) > LISTED_CAPTIONS else ""
         _logger.warning(
-            "%d of %d captions have more than the text encoder's %d tokens and are cut: %s%s",
+            "%d of %d captions have more than the %d tokens that are read, and are cut: %s%s",
             *(len(long), len(dataset), limit, ", ".join(long[:LISTED_CAPTIONS]), more),
         )
+        if num_chunks == 1:
+            most = max_tokens(tokenizer, MAX_CAPTION_CHUNKS)
+            _logger.info("--long_captions chunk reads up to %d tokens", most)
     return len(long)
 
 

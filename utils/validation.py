@@ -11,6 +11,7 @@ from PIL import Image
 from utils.diffusion import PipelineParts, assemble_pipeline, training_target
 from utils.image_files import save_png
 from utils.provenance import DIGITAL_SOURCE_TYPE
+from utils.text_encoding import encode_text, num_caption_chunks, tokenize
 from utils.training_data import TrainingSet, encode_batch, make_loader
 
 SAMPLER_STEPS = 20  # as in diffusers' example
@@ -44,9 +45,15 @@ def draw_prompts(
     """
     pipeline = assemble_pipeline(parts, unet.eval()).to(accelerator.device)
     paths = [folder / f"{place:02d}.png" for place in range(len(prompts))]
+
+    def embed(prompt: str) -> torch.Tensor:  # (1, K L, D), where the pipeline would cut to L
+        ids = tokenize(parts.tokenizer, [prompt], num_caption_chunks(parts.text_encoder))
+        return encode_text(parts.text_encoder, ids)
+
     for place in range(accelerator.process_index, len(prompts), accelerator.num_processes):
         image = pipeline(
-            prompts[place],
+            prompt_embeds=embed(prompts[place]),
+            negative_prompt_embeds=embed(""),
             height=resolution,
             width=resolution,
             num_inference_steps=SAMPLER_STEPS,
