@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils import cli
 from utils.checkpoints import find_checkpoint, pipeline_folder, read_state, save_checkpoint
+from utils.latent_cache_flags import latent_cache_dir
 from utils.run_folder import get_logger, print_result, write_options, write_text
 from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
 from utils.training_flags import TRACKERS, add_flags
@@ -263,8 +264,8 @@ def make_samples(
     datasets: Sequence["Dataset | None"],
     seed: int,
 ) -> list["TrainingSet | None"]:
-    """Samples to train on and held-out ones, encoded now where they are kept in memory."""
-    from utils.latent_cache import encode_once, fits
+    """Samples to train on and held-out ones, with what the latent cache keeps of them."""
+    from utils.latent_cache import encode_once, is_cacheable
     from utils.sampling import vae_factor
     from utils.training_data import SampleOptions, make_training_set
     from utils.training_notes import tell_long_captions
@@ -280,18 +281,42 @@ def make_samples(
         num_timesteps=parts.noise_scheduler.config.num_train_timesteps,
         noise_offset=args.noise_offset,
         input_perturbation=args.input_perturbation,
+        num_crops=args.cache_crops,
     )
     samples = [
         None if dataset is None else make_training_set(dataset, each, parts.tokenizer)
         for dataset, each in zip(datasets, (options, options.held_out()))
     ]
     tell_long_captions(datasets[0], parts.tokenizer)
-    parts.vae.to(accelerator.device)
-    parts.text_encoder.to(accelerator.device)
-    if not fits(samples, parts, wanted=args.cache_latents):
-        return samples
-    size, workers = args.train_batch_size, args.dataloader_num_workers
-    return encode_once(samples, parts, accelerator, batch_size=size, num_workers=workers)
+    if is_cacheable(samples, wanted=args.cache_latents):
+        samples = encode_once(
+            samples,
+            parts,
+            accelerator,
+            folder=latent_cache_dir(args),
+            batch_size=args.train_batch_size,
+            num_workers=args.dataloader_num_workers,
+            required=bool(args.cache_latents) or args.cache_only,
+        )
+    if samples[0].latents is None:
+        parts.vae.to(accelerator.device)
+        parts.text_encoder.to(accelerator.device)
+    return samples
+
+
+def fill_cache(args: argparse.Namespace) -> int:
+    """Encode what the latent cache lacks, print what it holds of these data, and end."""
+    from utils.latent_cache import count_cached
+
+    accelerator = start_accelerator(args)
+    seed = agree_on_seed(args, {})
+    datasets = load_training_data(args, accelerator, seed)
+    parts, _ = load_models(args, accelerator)
+    samples = make_samples(args, accelerator, parts, datasets, seed)
+    if accelerator.is_main_process:
+        print_result(count_cached(samples) | {"latent_cache_dir": latent_cache_dir(args)})
+    accelerator.end_training()
+    return 0
 
 
 def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", unet, last_step: int):
@@ -564,6 +589,8 @@ def push(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, loop, save."""
     args = parse_args(argv)
+    if args.cache_only:
+        return fill_cache(args)
     run = load_run(args)
 
     from utils.training_journal import Journal

@@ -83,12 +83,15 @@ EXAMPLE_DEFAULTS = {
     "tracker_project_name": "text2image-fine-tune",
 }
 OWN_DEFAULTS = {
+    "cache_crops": None,
     "cache_latents": None,
+    "cache_only": False,
     "caption": None,
     "caption_dropout_prob": 0.1,
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
     "label_column": None,
+    "latent_cache_dir": None,
     "log_steps": 10,
     "offline": False,
     "patient_column": None,

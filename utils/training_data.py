@@ -21,12 +21,13 @@ from utils.captions import find_sides, swap_sides
 from utils.cli import UserError
 from utils.dataset import Dataset
 from utils.diffusion import PipelineParts, encode_pixels, encode_text, sample_latents, tokenize
-from utils.images import resize, to_tensor
+from utils.images import pixel_hash, resize, to_tensor
+from utils.tensor_table import TensorTable
 
 MAX_LISTED_CAPTIONS = 20
 
 # Streams of random numbers that must not be the same for the same (seed, number).
-_ORDER, _LOOK, _NOISE = range(3)
+_ORDER, _LOOK, _NOISE, _CROP = range(4)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class SampleOptions:
         num_timesteps: Timesteps are drawn from 0 .. num_timesteps - 1.
         noise_offset: Standard deviation of a noise that is the same all over a channel.
         input_perturbation: Extra noise in the input that is not in the target.
+        num_crops: Random crops each image has, the same in every epoch and run; None draws anew.
     """
 
     seed: int
@@ -54,6 +56,7 @@ class SampleOptions:
     num_timesteps: int
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
+    num_crops: int | None = None
 
     def held_out(self) -> "SampleOptions":
         """The same for measuring the loss: nothing that makes the task harder, or random crops."""
@@ -64,6 +67,7 @@ class SampleOptions:
             caption_dropout_prob=0.0,
             noise_offset=0.0,
             input_perturbation=0.0,
+            num_crops=None,
         )
 
 
@@ -73,11 +77,11 @@ class CaptionTable:
 
     Attributes:
         rows: Caption to row.
-        values: Token ids (K, L) int64, or text embeddings (K, L, D).
+        values: By row, token ids int64 of any shape, or a cached caption's embeddings (L, D).
     """
 
     rows: Mapping[str, int]
-    values: torch.Tensor
+    values: torch.Tensor | TensorTable
 
     def __getitem__(self, caption: str) -> torch.Tensor:
         return self.values[self.rows[caption]]
@@ -103,7 +107,7 @@ class TrainingSet(torch.utils.data.Dataset):
         dataset: Dataset,
         options: SampleOptions,
         captions: CaptionTable,
-        latents: torch.Tensor | None = None,
+        latents: TensorTable | None = None,
     ) -> None:
         """Keep what samples are made of.
 
@@ -111,7 +115,8 @@ class TrainingSet(torch.utils.data.Dataset):
             dataset: The records.
             options: How samples are made.
             captions: Has each of `possible_captions`.
-            latents: What `utils.latent_cache.encode_samples` keeps; without, images are read.
+            latents: Mean and standard deviation (2, C, h, w) by (index, flipped, crop), as
+                `utils.latent_cache.encode_once` keeps them; without, images are read.
         """
         self.dataset = dataset
         self.options = options
@@ -125,13 +130,14 @@ class TrainingSet(torch.utils.data.Dataset):
         look = np.random.default_rng((options.seed, _LOOK, epoch, index))
         flipped = bool(look.random() < 0.5) and options.random_flip
         dropped = look.random() < options.caption_dropout_prob
+        crop = int(look.integers(options.num_crops)) if options.num_crops else None
         record = self.dataset[index]
         caption = "" if dropped else (swap_sides(record.text) if flipped else record.text)
         sample = {"name": record.file_name, "text": self.captions[caption]}
         if self.latents is None:
-            sample["pixels"] = read_pixels(record, options, flipped=flipped, rng=look)
+            sample["pixels"] = _read(record, options, flipped=flipped, crop=crop, rng=look)
         else:
-            sample["mean"], sample["std"] = self.latents[index, int(flipped)]
+            sample["mean"], sample["std"] = self.latents[index, int(flipped), crop or 0]
         return sample | self._draw_noise(position)
 
     def _draw_noise(self, position: int) -> dict:
@@ -157,10 +163,33 @@ class TrainingSet(torch.utils.data.Dataset):
         }
 
 
-def read_pixels(record, options: SampleOptions, *, flipped: bool, rng) -> torch.Tensor:
-    """Image of a record as the VAE takes it, (3, resolution, resolution) in [-1, 1]."""
-    image = resize(record.image(), options.resolution, options.resize_mode, rng=rng)
-    pixels = to_tensor(image)
+def _read(record, options: SampleOptions, *, flipped: bool, crop: int | None, rng) -> torch.Tensor:
+    image = record.image()
+    if crop is not None:
+        rng = crop_rng(pixel_hash(image), crop)
+    return to_pixels(image, options, flipped=flipped, rng=rng)
+
+
+def crop_rng(digest: str, crop: int) -> np.random.Generator:
+    """What draws an image's ``crop``-th random crop: by its pixels, the same under every seed.
+
+    Args:
+        digest: The image's `utils.image_files.pixel_hash`.
+        crop: Counted from 0.
+    """
+    return np.random.default_rng((int(digest, 16), _CROP, crop))
+
+
+def to_pixels(image, options: SampleOptions, *, flipped: bool, rng) -> torch.Tensor:
+    """PIL image as the VAE takes it, (3, resolution, resolution) in [-1, 1].
+
+    Args:
+        image: Mode ``L`` or ``RGB``, any size.
+        options: Resolution and resize mode.
+        flipped: Whether it is mirrored.
+        rng: Draws the crop, if that is random.
+    """
+    pixels = to_tensor(resize(image, options.resolution, options.resize_mode, rng=rng))
     return pixels.flip(-1) if flipped else pixels
 
 
@@ -212,7 +241,8 @@ def make_training_set(dataset: Dataset, options: SampleOptions, tokenizer) -> Tr
 def encode_batch(parts: PipelineParts, batch: dict, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents (N, C, h, w) and text embeddings (N, L, D) of a batch, on the device.
 
-    What was not encoded before is encoded now, with the parts' own weights.
+    Images that are not cached are encoded now, and captions with them. Where images are cached
+    and captions are not, the text encoder is being trained: their token ids come back.
     """
     text = batch["text"].to(device, non_blocking=True)
     if "mean" in batch:
