@@ -163,7 +163,9 @@ def _make(job: Job, missing: np.ndarray, accelerator) -> None:
     mine = blocks[accelerator.process_index :: count]
     total = sum(map(len, mine))
     quiet = not accelerator.is_local_main_process
-    with tqdm(total=total, desc=job.description, unit=job.unit, disable=quiet) as bar:
+    with tqdm(
+        total=total, desc=job.description, unit=job.unit, mininterval=0.5, disable=quiet
+    ) as bar:
         values = _in_blocks(job.make(np.concatenate(mine)) if mine else (), mine, bar)
         for number in range(num_rounds):
             if number < len(mine):
