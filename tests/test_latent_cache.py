@@ -379,6 +379,36 @@ def test_a_disk_too_small_is_an_error_or_a_warning(keep, data, parts, tmp_path, 
     assert "to be made, " in capsys.readouterr().err
 
 
+def test_a_folder_that_may_only_be_read_serves_what_it_has(
+    keep, data, tmp_path, monkeypatch, capsys
+):
+    keep()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert keep().samples[0].latents is not None
+    edit_image(data / "images" / "003.png")
+    assert keep().samples[0].latents is None
+    assert "may not be written to" in capsys.readouterr().err
+
+
+def test_an_image_that_changes_meanwhile_is_not_kept_under_the_wrong_key(
+    keep, data, tmp_path, monkeypatch
+):
+    import utils.pixel_digests as module
+
+    read = module.read_image
+
+    def read_then_edit(source, *, name):
+        image = read(source, name=name)
+        if Path(name).name == "003.png":
+            edit_image(name)
+        return image
+
+    monkeypatch.setattr(module, "read_image", read_then_edit)
+    with pytest.raises(UserError, match=r"metadata.csv:5: images/003.png was changed"):
+        keep()
+    assert shards_of(tmp_path, "latents") == []
+
+
 def test_held_out_samples_share_the_cache(data, parts, tmp_path):
     dataset = load_dataset(data, check_pixels=False)
     sets = [make_training_set(dataset, each, parts.tokenizer) for each in (CROPS, CROPS.held_out())]

@@ -10,6 +10,7 @@ pipeline folder: latents decode to the patients' images.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from utils.image_files import pixel_hash
 from utils.pixel_digests import DIGEST_BYTES, digest_pixels
 from utils.run_folder import get_logger
 from utils.shard_building import Job, Placement, fill, locate
-from utils.tensor_shards import Space
+from utils.tensor_shards import Space, existing_part
 from utils.tensor_table import TensorTable
 from utils.training_data import CaptionTable, SampleOptions, TrainingSet, crop_rng, to_pixels
 
@@ -132,7 +133,9 @@ def _has_room(
     num_missing = sum(len(placement.missing) for _, placement in found)
     missing = sum(len(placement.missing) * space.entry_bytes for space, placement in found)
     wanted = sum(placement.shards.size * space.entry_bytes for space, placement in found)
-    free = broadcast_object_list([_free_bytes(folder)])[0]
+    writable = os.access(existing_part(folder), os.W_OK)
+    free = shutil.disk_usage(existing_part(folder)).free if writable else 0
+    free, writable = broadcast_object_list([free, writable])
     if accelerator.is_main_process:
         _logger.info(
             "latent cache %s: %.3g GiB are there, up to %.3g GiB (%d entries) to be made, %.3g "
@@ -141,24 +144,17 @@ def _has_room(
         )
     if missing <= free:
         return True
-    problem = (
-        f"the latent cache needs {missing / 2**30:.3g} GiB more and {folder} has "
-        f"{free / 2**30:.3g} GiB free"
+    problem = f"the latent cache needs {missing / 2**30:.3g} GiB more and {folder} " + (
+        f"has {free / 2**30:.3g} GiB free" if writable else "may not be written to"
     )
+    way_out = "name another disk with --latent_cache_dir"
     if required:
-        raise UserError(f"{problem}: name a larger disk with --latent_cache_dir")
+        raise UserError(f"{problem}: {way_out}")
     if accelerator.is_main_process:
         _logger.warning(
-            "%s; images and captions are encoded every step, which takes about twice as long. "
-            "Name a larger disk with --latent_cache_dir",
-            problem,
+            "%s; images and captions are encoded every step. To avoid it, %s", problem, way_out
         )
     return False
-
-
-def _free_bytes(folder: Path) -> int:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(existing).free
 
 
 class _Encoders(NamedTuple):

@@ -20,7 +20,14 @@ from accelerate.utils import gather_object
 from utils.dataset_records import HubImage, Record, TarImage
 from utils.image_files import pixel_hash, read_image
 from utils.run_folder import get_logger
-from utils.tensor_shards import DamagedShardError, Space, check_shard, scan, write_shard
+from utils.tensor_shards import (
+    DamagedShardError,
+    Space,
+    check_shard,
+    existing_part,
+    scan,
+    write_shard,
+)
 from utils.tensor_table import map_values
 from utils.workers import cores_per_process, map_in_processes
 
@@ -74,7 +81,8 @@ def _digest_share(
         num_workers=0 if hub else cores_per_process(num_processes),
         quiet=quiet,
     )
-    new = unknown[settled[unknown]]
+    writable = os.access(existing_part(folder), os.W_OK)
+    new = unknown[settled[unknown] & writable]
     for at in range(0, len(new), _SHARD_FILES):
         space.describe(_WHAT)
         part = new[at : at + _SHARD_FILES]

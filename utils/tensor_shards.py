@@ -101,6 +101,11 @@ class Space:
             write_json(self.folder / "about.json", {"what": what} | self._description())
 
 
+def existing_part(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists already."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+
+
 class _Header(NamedTuple):
     keys: np.ndarray  # (n, key_bytes) uint8
     sha256: str
@@ -249,5 +254,5 @@ def _remove_leftover(path: Path) -> None:
     try:
         if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
             path.unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # removed by another run, or not ours
         return
