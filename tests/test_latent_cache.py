@@ -107,7 +107,7 @@ def shards_of(tmp_path, kind):
 def edit_image(path):
     pixels = np.array(Image.open(path))
     pixels[24, 32] ^= 128
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(pixels).save(path, compress_level=0)  # the size does not change
 
 
 def change_cell(data, old, new):
@@ -448,12 +448,14 @@ def decoded(monkeypatch):
 
 
 def test_only_changed_files_are_decoded_again(keep, data, decoded):
+    path = data / "images" / "003.png"
+    edit_image(path)
     keep()
     assert len(decoded) == NUM_IMAGES
-    path = data / "images" / "003.png"
     before = path.stat()
     edit_image(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as an unpacked archive has it
+    assert (path.stat().st_size, path.stat().st_ino) == (before.st_size, before.st_ino)
     decoded.clear()
     assert keep().encoded == (2, 0)
     assert decoded == ["003.png"]
@@ -496,44 +498,50 @@ def test_images_in_a_tar_are_told_apart(keep, data, tmp_path, decoded):
             tar.add(tmp_path / "t.txt", f"{index:03d}.txt")
     assert keep().encoded == (2 * NUM_IMAGES, NUM_CAPTIONS)
     decoded.clear()
-    assert keep(source=tmp_path / "a.tar").encoded == (0, 0)
-    assert len(decoded) == NUM_IMAGES
-    assert keep(source=tmp_path / "a.tar").encoded == (0, 0)
-    assert len(decoded) == NUM_IMAGES
+    for _ in range(2):
+        kept = keep(source=tmp_path / "a.tar")
+        assert kept.encoded == (0, 0)
+        assert len(decoded) == NUM_IMAGES
+        latents = kept.samples[0].latents
+        assert not torch.equal(latents[3, 0, 0], latents[4, 0, 0])
 
 
 # Several processes
 
 BUILD = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
 from utils.latent_cache import encode_once
 from utils.training_data import SampleOptions, make_training_set
 
-model, data, folder, result = map(Path, sys.argv[1:])
-accelerator = Accelerator(cpu=True)
+model, data, folder = map(Path, sys.argv[1:])
+rank = os.environ["RANK"]
 parts = load_pipeline_parts(model)
 counts = []
 parts.vae.encoder.register_forward_hook(lambda module, args, output: counts.append(len(output)))
 options = SampleOptions(5, 64, "center_crop", True, 0.25, (4, 8, 8), 1000)
 samples = make_training_set(load_dataset(data, check_pixels=False), options, parts.tokenizer)
-(kept,) = encode_once([samples], parts, accelerator, folder=folder, batch_size=4, num_workers=0)
-batch = torch.stack([kept.latents[index, 1, 0] for index in range(12)])
-rank = accelerator.process_index
-torch.save({"images": sum(counts), "latents": batch}, result.with_suffix(f".{rank}.pt"))
+
+def build(name):
+    counts.clear()
+    accelerator = Accelerator(cpu=True)
+    options = {"folder": folder / name, "batch_size": 4, "num_workers": 0}
+    (kept,) = encode_once([samples], parts, accelerator, **options)
+    latents = torch.stack([kept.latents[index, 1, 0] for index in range(12)])
+    return {"images": sum(counts), "latents": latents, "processes": accelerator.num_processes}
+
+results = [build("together")]
+torch.distributed.destroy_process_group()
+AcceleratorState._reset_state(True)
+for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+    del os.environ[name]
+results.append(build("apart"))
+torch.save(results, folder / f"result.{rank}.pt")
 """
-
-
-def start_build(tiny_pipeline, data, folder, result, environment=None):
-    argv = [sys.executable, "-c", BUILD, tiny_pipeline, data, folder, result]
-    return subprocess.Popen(
-        [*map(str, argv)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {}),
-    )
 
 
 def test_processes_share_the_work_and_unrelated_runs_do_not_harm_each_other(
@@ -542,21 +550,21 @@ def test_processes_share_the_work_and_unrelated_runs_do_not_harm_each_other(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    together |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
-    shared = (tiny_pipeline, data, tmp_path / "both")
+    variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-c", BUILD, str(tiny_pipeline), str(data), str(tmp_path)]
     runs = [
-        start_build(*shared, tmp_path / "two", together | {"RANK": rank, "LOCAL_RANK": rank})
+        subprocess.Popen(
+            argv, cwd=ROOT, env=os.environ | variables | {"RANK": rank, "LOCAL_RANK": rank}
+        )
         for rank in "01"
     ]
-    runs.append(start_build(*shared, tmp_path / "one"))
-    assert [run.wait(timeout=120) for run in runs] == [0, 0, 0]
-    results = [
-        torch.load(tmp_path / name, weights_only=True)
-        for name in ("two.0.pt", "two.1.pt", "one.0.pt")
-    ]
-    assert results[0]["images"] + results[1]["images"] <= 2 * NUM_IMAGES
+    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    results = [torch.load(tmp_path / f"result.{rank}.pt", weights_only=True) for rank in "01"]
+    together, apart = zip(*results)
+    assert [result["processes"] for result in together + apart] == [2, 2, 1, 1]
+    assert [result["images"] for result in together] == [NUM_IMAGES, NUM_IMAGES]
     expected = keep().samples[0].latents
-    for result in results:
+    for result in together + apart:
         for index in range(NUM_IMAGES):
             assert torch.allclose(result["latents"][index], expected[index, 1, 0], atol=1e-5)

@@ -13,6 +13,7 @@ from utils.training_data import (
     PositionBatches,
     SampleOptions,
     check_sides,
+    crop_rng,
     epoch_order,
     make_loader,
     make_training_set,
@@ -171,6 +172,15 @@ def test_random_crops_differ_between_epochs_and_are_repeatable(samples):
     ]
     assert not all(torch.equal(crops[0], crop) for crop in crops[1:])
     assert torch.equal(crops[0], cropped[0]["pixels"])
+
+
+def test_a_kept_crop_follows_from_the_pixels_and_its_number():
+    drawn = [
+        crop_rng(digest, crop).integers(2**32, size=2).tolist()
+        for digest, crop in (("0a", 0), ("0a", 0), ("0b", 0), ("0a", 1))
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] not in drawn[2:]
 
 
 def test_a_set_number_of_crops_is_the_same_in_every_epoch_and_under_every_seed(samples):
