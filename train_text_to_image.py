@@ -13,7 +13,9 @@ r"""Fine-tune Stable Diffusion on images with their findings in words.
 
 Takes the flags of diffusers' example of the same name. --output_dir becomes a pipeline folder that
 StableDiffusionPipeline.from_pretrained loads, with options.json, model_card.md, train_log.csv,
-checkpoint-<step>/ and validation/step-<step>/. The result is printed as JSON.
+checkpoint-<step>/ and validation/step-<step>/. The result is printed as JSON. What VAE and text
+encoder make of the data is kept for all runs in latent_cache beside --output_dir (--cache_only
+makes it beforehand); it decodes to the images, so protect it like them.
 
 Same seed, data and flags: the same model, with any number of data loader workers; a resumed run
 goes on at the exact image. Resume from your own checkpoints only: optimizer states are pickled.

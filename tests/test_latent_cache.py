@@ -18,7 +18,8 @@ from PIL import Image
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
-from utils.latent_cache import count_cached, encode_once, hash_module, is_cacheable
+from utils.latent_cache import count_cached, encode_once, is_cacheable
+from utils.module_hash import hash_module
 from utils.training_data import (
     SampleOptions,
     collate,

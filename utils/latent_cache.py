@@ -13,8 +13,9 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from utils.cli import UserError
 from utils.diffusion import PipelineParts, encode_pixels, encode_text
 from utils.image_files import pixel_hash
+from utils.module_hash import hash_module
 from utils.pixel_digests import DIGEST_BYTES, digest_pixels
 from utils.run_folder import get_logger
 from utils.shard_building import Job, Placement, fill, locate
@@ -37,8 +39,6 @@ CAPTION_BATCH_SIZE = 64
 _VARIANT_BYTES = 4
 _TEXT_KEY_BYTES = 16
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-# Of a configuration, what says where it came from or how it is run.
-_NO_FACTS = ("transformers_version", "architectures", "dtype", "torch_dtype")
 _LATENTS = (
     "mean and standard deviation of a VAE's posterior of training images; the VAE decodes them "
     "back to the images: as confidential as these. May be deleted, training makes them anew."
@@ -116,8 +116,10 @@ def count_cached(samples: Sequence[TrainingSet | None]) -> dict[str, int]:
     places: dict[Path, list[np.ndarray]] = {}
     for table in tables:
         if isinstance(table, TensorTable):
-            for number, path in enumerate(table.paths):
-                places.setdefault(path, []).append(table.rows[table.shards == number])
+            codes = np.unique(table.shards.astype(np.int64) << 32 | table.rows)
+            numbers, starts = np.unique(codes >> 32, return_index=True)
+            for number, rows in zip(numbers, np.split(codes, starts[1:])):
+                places.setdefault(table.paths[number], []).append(rows & (2**32 - 1))
     counts = {path: len(np.unique(np.concatenate(rows))) for path, rows in places.items()}
     sizes = {path: table.entry_bytes for table in tables for path in getattr(table, "paths", ())}
     return {
@@ -157,11 +159,22 @@ def _has_room(
     return False
 
 
-class _Encoders(NamedTuple):
+@dataclass(frozen=True)
+class _Encoders:
     parts: PipelineParts
     accelerator: object
     batch_size: int
     num_workers: int
+
+    @cached_property
+    def vae_sha256(self) -> str:
+        """Of what encodes: the decoder may be another."""
+        return hash_module(self.parts.vae, ("encoder.", "quant_conv."))
+
+    @cached_property
+    def text_sha256(self) -> str:
+        """Of the text encoder."""
+        return hash_module(self.parts.text_encoder)
 
     @property
     def precision(self) -> torch.dtype:
@@ -196,7 +209,7 @@ def _image_job(samples: TrainingSet, folder: Path, encoders: _Encoders) -> Job:
     """Latents of all images in all variants, keys (N, orientations, crops, bytes)."""
     options = samples.options
     facts = {
-        "vae_sha256": hash_module(encoders.parts.vae, ("encoder.", "quant_conv.")),
+        "vae_sha256": encoders.vae_sha256,
         "resolution": options.resolution,
         "resize_mode": options.resize_mode,
         "computed_in": str(encoders.precision),
@@ -227,15 +240,16 @@ class _MissingImages(torch.utils.data.Dataset):
         """Group places (n, 3) of (index, flipped, crop), ordered by index, by image."""
         self._samples = samples
         self._digests = digests
-        starts = np.flatnonzero(np.diff(places[:, 0], prepend=-1))
-        self._groups = np.split(places, starts[1:])
-        self.largest = max(map(len, self._groups))
+        self._places = places
+        self._starts = np.flatnonzero(np.diff(places[:, 0], prepend=-1, append=-1))
+        self.largest = int(np.diff(self._starts).max())
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._starts) - 1
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        group, options = self._groups[number], self._samples.options
+        group = self._places[self._starts[number] : self._starts[number + 1]]
+        options = self._samples.options
         index = int(group[0, 0])
         record = self._samples.dataset[index]
         image, digest = record.image(), self._digests[index].tobytes().hex()
@@ -253,7 +267,7 @@ def _text_job(samples: TrainingSet, folder: Path, encoders: _Encoders) -> Job:
     """Embeddings of all captions, keys (K, bytes)."""
     ids, text_encoder = samples.captions.values, encoders.parts.text_encoder
     facts = {
-        "text_encoder_sha256": hash_module(text_encoder),
+        "text_encoder_sha256": encoders.text_sha256,
         "token_ids_shape": list(ids.shape[1:]),
         "computed_in": str(encoders.precision),
     }
@@ -268,20 +282,3 @@ def _text_job(samples: TrainingSet, folder: Path, encoders: _Encoders) -> Job:
         return encoders.texts(ids[torch.from_numpy(positions)])
 
     return Job(space, _TEXTS, keys, make, "encode captions", "text")
-
-
-def hash_module(module, prefixes: tuple[str, ...] = ("",)) -> str:
-    """SHA-256 of a model's weights and configuration, as hex; wherever it was loaded from.
-
-    Args:
-        module: A model of diffusers or transformers.
-        prefixes: Weights that count, by the start of their names.
-    """
-    config = module.config if isinstance(module.config, dict) else module.config.to_dict()
-    kept = {key: config[key] for key in config if key[0] != "_" and key not in _NO_FACTS}
-    digest = hashlib.sha256(repr(sorted(kept.items())).encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        if name.startswith(prefixes):
-            digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
