@@ -19,7 +19,9 @@ r"""Fine-tune Stable Diffusion on images with their findings in words.
 Takes the flags of diffusers' example of the same name. --output_dir becomes a pipeline folder that
 StableDiffusionPipeline.from_pretrained loads, with options.json, model_card.md, train_log.csv,
 checkpoint-<step>/ and validation/step-<step>/; of adapters also lora/, for load_lora_weights. The
-result is printed as JSON.
+result is printed as JSON. What VAE and text encoder make of the data is kept for all runs in
+latent_cache beside --output_dir (--cache_only makes it beforehand); it decodes to the images, so
+protect it like them.
 
 Same seed, data and flags: the same model, with any number of data loader workers. Killed and
 resumed, a run ends as if it had not been; Ctrl-C and SIGTERM save a checkpoint first. Resume from
@@ -43,6 +45,7 @@ from utils.checkpoints import (
     remove_leftovers,
     save_checkpoint,
 )
+from utils.latent_cache_flags import latent_cache_dir
 from utils.run_folder import get_logger, print_result, write_options, write_text
 from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
 from utils.training_flags import TRACKERS, add_flags
@@ -295,8 +298,8 @@ def make_samples(
     datasets: Sequence["Dataset | None"],
     seed: int,
 ) -> list["TrainingSet | None"]:
-    """Samples to train on and held-out ones, encoded now where they are kept in memory."""
-    from utils.latent_cache import encode_once, fits
+    """Samples to train on and held-out ones, with what the latent cache keeps of them."""
+    from utils.latent_cache import encode_once, is_cacheable
     from utils.sampling import vae_factor
     from utils.training_data import SampleOptions
 
@@ -311,21 +314,39 @@ def make_samples(
         num_timesteps=parts.noise_scheduler.config.num_train_timesteps,
         noise_offset=args.noise_offset,
         input_perturbation=args.input_perturbation,
+        num_crops=args.cache_crops,
     )
     samples = tokenize_samples(args, parts, datasets, options)
-    parts.vae.to(accelerator.device)
-    parts.text_encoder.to(accelerator.device)
-    if not fits(samples, parts, wanted=args.cache_latents):
-        return samples
-    size, workers = args.train_batch_size, num_loader_workers(args, accelerator)
-    return encode_once(
-        samples,
-        parts,
-        accelerator,
-        batch_size=size,
-        num_workers=workers,
-        with_text=args.train != "unet+text_encoder",
-    )
+    if is_cacheable(samples, wanted=args.cache_latents):
+        samples = encode_once(
+            samples,
+            parts,
+            accelerator,
+            folder=latent_cache_dir(args),
+            batch_size=args.train_batch_size,
+            num_workers=num_loader_workers(args, accelerator),
+            with_text=args.train != "unet+text_encoder",
+            required=bool(args.cache_latents) or args.cache_only,
+        )
+    if samples[0].latents is None:
+        parts.vae.to(accelerator.device)
+        parts.text_encoder.to(accelerator.device)
+    return samples
+
+
+def fill_cache(args: argparse.Namespace) -> int:
+    """Encode what the latent cache lacks, print what it holds of these data, and end."""
+    from utils.latent_cache import count_cached
+
+    accelerator = start_accelerator(args)
+    seed = agree_on_seed(args, {})
+    datasets = load_training_data(args, accelerator, seed)
+    parts, *_ = load_models(args, accelerator, seed)
+    samples = make_samples(args, accelerator, parts, datasets, seed)
+    if accelerator.is_main_process:
+        print_result(count_cached(samples) | {"latent_cache_dir": latent_cache_dir(args)})
+    accelerator.end_training()
+    return 0
 
 
 def tokenize_samples(
@@ -695,6 +716,8 @@ def push(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, loop, save."""
     args = parse_args(argv)
+    if args.cache_only:
+        return fill_cache(args)
     run = load_run(args)
 
     from utils.interruption import Interruption, exit_status, resume_command

@@ -23,6 +23,7 @@ from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
 from utils.interruption import resume_command
+from utils.latent_cache_flags import latent_cache_dir
 from utils.precision import choose_precision
 from utils.training_data import SampleOptions, make_training_set
 from utils.training_journal import Journal
@@ -94,13 +95,16 @@ EXAMPLE_DEFAULTS = {
 }
 OTHER_DEFAULTS = {"dataloader_num_workers": None}  # by the number of cores, not 0
 OWN_DEFAULTS = {
+    "cache_crops": None,
     "cache_latents": None,
+    "cache_only": False,
     "caption": None,
     "caption_dropout_prob": 0.1,
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
     "early_stopping_patience": None,
     "label_column": None,
+    "latent_cache_dir": None,
     "log_steps": 10,
     "long_captions": None,
     "lora_alpha": None,
@@ -225,7 +229,13 @@ def test_the_later_of_two_crop_flags_wins(tmp_path):
         (["--push_to_hub"], "--hub_model_id"),
         (["--push_to_hub", "--hub_model_id", "a/b", "--offline"], "--offline"),
         (["--flip_swaps_sides"], "--flip_swaps_sides"),
-        (["--cache_latents"], "--cache_latents"),
+        (["--cache_latents"], "--cache_crops K"),
+        (["--cache_only"], "--cache_only: a random crop is new every time"),
+        (["--cache_only", "--center_crop", "--no-cache_latents"], "--cache_only"),
+        (["--cache_crops", "0"], "--cache_crops"),
+        (["--cache_crops", "2", "--center_crop"], "--cache_crops needs --resize_mode random_crop"),
+        (["--cache_crops", "2", "--no-cache_latents"], "--cache_crops: --no-cache_latents"),
+        (["--latent_cache_dir", __file__], "--latent_cache_dir"),
         (["--rescale_betas_zero_snr", "--prediction_type", "epsilon"], "--rescale_betas_zero_snr"),
         (["--dream_training", "--prediction_type", "v_prediction"], "--dream_training"),
         (["--validation_split", "train"], "--validation_split"),
@@ -262,6 +272,18 @@ def test_a_missing_package_is_named_with_the_pip_command(
         train_text_to_image.parse_args(flags)
     assert stop.value.code == 2
     assert f"pip install {package}" in capsys.readouterr().err
+
+
+def test_the_latent_cache_lies_beside_the_model_and_never_in_it(tmp_path, capsys):
+    out = tmp_path / "runs" / "out"
+    flags = [*default_flags(tmp_path), "--output_dir", str(out)]
+    args = train_text_to_image.parse_args(flags)
+    assert latent_cache_dir(args) == tmp_path / "runs" / "latent_cache"
+    for inside in (out, out / "cache", out / ".." / "out" / "cache"):
+        with pytest.raises(SystemExit) as stop:
+            train_text_to_image.parse_args([*flags, "--latent_cache_dir", str(inside)])
+        assert stop.value.code == 2
+        assert "must not travel" in capsys.readouterr().err
 
 
 def test_a_secret_on_the_command_line_is_not_repeated(tmp_path, capsys):
@@ -620,6 +642,33 @@ def test_the_same_seed_gives_the_same_bytes_with_and_without_kept_latents(run_tr
     assert losses_of(tmp_path / "three") == expected
     run_training(*flags, "--seed=1", output_dir=tmp_path / "four")
     assert losses_of(tmp_path / "four") != expected
+
+
+def test_kept_crops_give_the_losses_of_crops_made_every_step(run_training, tmp_path, monkeypatch):
+    flags = ("--resize_mode=random_crop", "--cache_crops=2", "--random_flip", "--max_train_steps=4")
+    run_training(*flags, output_dir=tmp_path / "kept")
+    assert list((tmp_path / "latent_cache").glob("latents-*/*.safetensors"))
+    free = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    elsewhere = f"--latent_cache_dir={tmp_path / 'none'}"
+    run_training(*flags, elsewhere, output_dir=tmp_path / "fresh")
+    assert not list((tmp_path / "none").glob("latents-*"))
+    expected = pytest.approx(losses_of(tmp_path / "kept"), abs=1e-5)
+    assert losses_of(tmp_path / "fresh") == expected
+
+
+def test_the_cache_can_be_filled_beforehand(run_training, tmp_path, capsys):
+    result = run_training("--cache_only", "--validation_split=val")
+    folder = tmp_path / "latent_cache"
+    assert Path(result["latent_cache_dir"]) == folder
+    assert result["entries"] == (8 + 2) + (8 + 1 + 2)  # images, then captions with the empty one
+    shards = [path for path in folder.rglob("*.safetensors") if "pixels" not in str(path)]
+    assert sum(path.stat().st_size for path in shards) > result["bytes"] > 10 * 2 * 4 * 8 * 8 * 4
+    assert not (tmp_path / "out").exists()
+    times = {path: path.stat().st_mtime_ns for path in shards}
+    run_training("--validation_split=val")
+    again = [path for path in folder.rglob("*.safetensors") if "pixels" not in str(path)]
+    assert {path: path.stat().st_mtime_ns for path in again} == times
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(run_training, tmp_path):

@@ -9,13 +9,11 @@ import torch
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
-from utils.latent_cache import encode_samples, fits
 from utils.training_data import (
     PositionBatches,
     SampleOptions,
     check_sides,
-    collate,
-    encode_batch,
+    crop_rng,
     epoch_order,
     make_loader,
     make_training_set,
@@ -176,52 +174,33 @@ def test_random_crops_differ_between_epochs_and_are_repeatable(samples):
     assert torch.equal(crops[0], cropped[0]["pixels"])
 
 
-def test_kept_latents_give_what_the_encoder_gives_every_time(samples, parts):
-    kept = encode_samples(
-        samples,
-        parts,
-        batch_size=4,
-        num_workers=0,
-        text_dtype=torch.float32,
-        show_progress=False,
-    )
-    for positions in (range(5), range(40, 45)):  # mirrored ones and empty captions among them
-        fresh = encode_batch(parts, collate([samples[p] for p in positions]), "cpu")
-        stored = encode_batch(parts, collate([kept[p] for p in positions]), "cpu")
-        assert torch.allclose(fresh[0], stored[0], atol=1e-5)
-        assert torch.allclose(fresh[1], stored[1], atol=1e-5)
+def test_a_kept_crop_follows_from_the_pixels_and_its_number():
+    drawn = [
+        crop_rng(digest, crop).integers(2**32, size=2).tolist()
+        for digest, crop in (("0a", 0), ("0a", 0), ("0b", 0), ("0a", 1))
+    ]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] not in drawn[2:]
 
 
-def test_latents_are_drawn_anew_from_what_is_kept(samples, parts):
-    kept = encode_samples(
-        samples, parts, batch_size=4, num_workers=0, text_dtype=torch.float32, show_progress=False
-    )
-    noises = [kept[position]["posterior_noise"] for position in (0, 12, 24)]
-    assert not torch.equal(noises[0], noises[1])
-    assert kept.latents.shape == (12, 2, 2, 4, 8, 8)
-    assert kept.latents[:, :, 1].min() > 0  # standard deviations
+def test_a_set_number_of_crops_is_the_same_in_every_epoch_and_under_every_seed(samples):
+    few = {"resize_mode": "random_crop", "random_flip": False, "num_crops": 2}
+    name = with_options(samples, **few)[0]["name"]
 
+    def crops_of(seed):
+        drawn = [with_options(samples, **few, seed=seed)[position] for position in range(240)]
+        return {s["pixels"].numpy().tobytes() for s in drawn if s["name"] == name}
 
-@pytest.mark.parametrize(
-    ("wanted", "limit_gib", "kept"),
-    [(None, 1.0, True), (None, 0.0, False), (True, 0.0, True), (False, 1.0, False)],
-)
-def test_latents_are_kept_if_they_fit_or_are_wanted(
-    samples, parts, monkeypatch, wanted, limit_gib, kept
-):
-    monkeypatch.setattr("utils.latent_cache.LIMIT_GIB", limit_gib)
-    assert fits([samples, None], parts, wanted=wanted) is kept
-
-
-def test_latents_of_random_crops_are_not_kept(samples, parts):
-    cropped = with_options(samples, resize_mode="random_crop")
-    assert fits([cropped], parts, wanted=None) is False
+    assert len(crops_of(5)) == 2
+    assert crops_of(5) == crops_of(6)
 
 
 def test_held_out_samples_are_as_easy_for_every_model():
     held_out = OPTIONS.held_out()
     assert held_out.random_flip is False
     assert held_out.caption_dropout_prob == 0.0
+    few = replace(OPTIONS, resize_mode="random_crop", num_crops=2).held_out()
+    assert (few.resize_mode, few.num_crops) == ("center_crop", None)
 
 
 def test_captions_with_a_side_are_refused_with_line_and_word(tmp_path, toy_dataset):

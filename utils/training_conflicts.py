@@ -9,6 +9,7 @@ from pathlib import Path
 
 from utils.checkpoints import find_checkpoint, list_checkpoints
 from utils.cli import UserError
+from utils.latent_cache_flags import cache_contradictions
 from utils.training_flags import TRACKERS
 
 
@@ -23,11 +24,7 @@ def contradictions(args: argparse.Namespace) -> list[str]:
             args.flip_swaps_sides and not args.random_flip,
             "--flip_swaps_sides: without --random_flip nothing is mirrored",
         ),
-        (
-            args.cache_latents and args.resize_mode == "random_crop",
-            "--cache_latents: a random crop is new every time; add --center_crop or another "
-            "--resize_mode",
-        ),
+        *cache_contradictions(args),
         (
             args.rescale_betas_zero_snr and args.prediction_type == "epsilon",
             "--rescale_betas_zero_snr needs --prediction_type v_prediction",
@@ -83,6 +80,8 @@ def conflicts_on_disk(args: argparse.Namespace) -> list[str]:
         return [f"--output_dir {output_dir} is a file"]
     if output_dir.resolve() == Path(args.pretrained_model_name_or_path).resolve():
         return ["--output_dir would overwrite --pretrained_model_name_or_path"]
+    if args.cache_only:
+        return []
     if args.resume_from_checkpoint is None and list_checkpoints(output_dir):
         return [
             f"--output_dir {output_dir} has checkpoints of an earlier run: go on with "

@@ -21,14 +21,15 @@ from utils.captions import find_sides, swap_sides
 from utils.cli import UserError
 from utils.dataset import Dataset
 from utils.diffusion import PipelineParts, encode_pixels, sample_latents
-from utils.images import resize, to_tensor
+from utils.images import pixel_hash, resize, to_tensor
+from utils.tensor_table import TensorTable
 from utils.text_encoding import encode_text, tokenize
 from utils.workers import leave_signals_to_parent
 
 MAX_LISTED_CAPTIONS = 20
 
 # Streams of random numbers that must not be the same for the same (seed, number).
-_ORDER, _LOOK, _NOISE = range(3)
+_ORDER, _LOOK, _NOISE, _CROP = range(4)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class SampleOptions:
         num_timesteps: Timesteps are drawn from 0 .. num_timesteps - 1.
         noise_offset: Standard deviation of a noise that is the same all over a channel.
         input_perturbation: Extra noise in the input that is not in the target.
+        num_crops: Random crops each image has, the same in every epoch and run; None draws anew.
         even_timesteps: Spread the timesteps evenly over the positions, for measuring.
     """
 
@@ -57,6 +59,7 @@ class SampleOptions:
     num_timesteps: int
     noise_offset: float = 0.0
     input_perturbation: float = 0.0
+    num_crops: int | None = None
     even_timesteps: bool = False
 
     def held_out(self) -> "SampleOptions":
@@ -68,6 +71,7 @@ class SampleOptions:
             caption_dropout_prob=0.0,
             noise_offset=0.0,
             input_perturbation=0.0,
+            num_crops=None,
             even_timesteps=True,
         )
 
@@ -78,11 +82,11 @@ class CaptionTable:
 
     Attributes:
         rows: Caption to row.
-        values: Token ids (rows, K, L) int64, or text embeddings (rows, K L, D).
+        values: By row, token ids (K, L) int64, or a cached caption's embeddings (K L, D).
     """
 
     rows: Mapping[str, int]
-    values: torch.Tensor
+    values: torch.Tensor | TensorTable
 
     def __getitem__(self, caption: str) -> torch.Tensor:
         return self.values[self.rows[caption]]
@@ -108,7 +112,7 @@ class TrainingSet(torch.utils.data.Dataset):
         dataset: Dataset,
         options: SampleOptions,
         captions: CaptionTable,
-        latents: torch.Tensor | None = None,
+        latents: TensorTable | None = None,
     ) -> None:
         """Keep what samples are made of.
 
@@ -116,7 +120,8 @@ class TrainingSet(torch.utils.data.Dataset):
             dataset: The records.
             options: How samples are made.
             captions: Has each of `possible_captions`.
-            latents: What `utils.latent_cache.encode_samples` keeps; without, images are read.
+            latents: Mean and standard deviation (2, C, h, w) by (index, flipped, crop), as
+                `utils.latent_cache.encode_once` keeps them; without, images are read.
         """
         self.dataset = dataset
         self.options = options
@@ -130,13 +135,14 @@ class TrainingSet(torch.utils.data.Dataset):
         look = np.random.default_rng((options.seed, _LOOK, epoch, index))
         flipped = bool(look.random() < 0.5) and options.random_flip
         dropped = look.random() < options.caption_dropout_prob
+        crop = int(look.integers(options.num_crops)) if options.num_crops else None
         record = self.dataset[index]
         caption = "" if dropped else (swap_sides(record.text) if flipped else record.text)
         sample = {"name": record.file_name, "text": self.captions[caption]}
         if self.latents is None:
-            sample["pixels"] = read_pixels(record, options, flipped=flipped, rng=look)
+            sample["pixels"] = _read(record, options, flipped=flipped, crop=crop, rng=look)
         else:
-            sample["mean"], sample["std"] = self.latents[index, int(flipped)]
+            sample["mean"], sample["std"] = self.latents[index, int(flipped), crop or 0]
         return sample | self._draw_noise(position)
 
     def _draw_noise(self, position: int) -> dict:
@@ -165,10 +171,33 @@ class TrainingSet(torch.utils.data.Dataset):
         }
 
 
-def read_pixels(record, options: SampleOptions, *, flipped: bool, rng) -> torch.Tensor:
-    """Image of a record as the VAE takes it, (3, resolution, resolution) in [-1, 1]."""
-    image = resize(record.image(), options.resolution, options.resize_mode, rng=rng)
-    pixels = to_tensor(image)
+def _read(record, options: SampleOptions, *, flipped: bool, crop: int | None, rng) -> torch.Tensor:
+    image = record.image()
+    if crop is not None:
+        rng = crop_rng(pixel_hash(image), crop)
+    return to_pixels(image, options, flipped=flipped, rng=rng)
+
+
+def crop_rng(digest: str, crop: int) -> np.random.Generator:
+    """What draws an image's ``crop``-th random crop: by its pixels, the same under every seed.
+
+    Args:
+        digest: The image's `utils.image_files.pixel_hash`.
+        crop: Counted from 0.
+    """
+    return np.random.default_rng((int(digest, 16), _CROP, crop))
+
+
+def to_pixels(image, options: SampleOptions, *, flipped: bool, rng) -> torch.Tensor:
+    """PIL image as the VAE takes it, (3, resolution, resolution) in [-1, 1].
+
+    Args:
+        image: Mode ``L`` or ``RGB``, any size.
+        options: Resolution and resize mode.
+        flipped: Whether it is mirrored.
+        rng: Draws the crop, if that is random.
+    """
+    pixels = to_tensor(resize(image, options.resolution, options.resize_mode, rng=rng))
     return pixels.flip(-1) if flipped else pixels
 
 

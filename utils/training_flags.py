@@ -11,6 +11,7 @@ from string import Formatter
 
 from utils import cli
 from utils.checkpoints import LATEST
+from utils.latent_cache_flags import add_cache_flags
 
 RESIZE_MODES = ("center_crop", "random_crop", "pad", "stretch")  # utils.images, which needs Pillow
 LR_SCHEDULERS = (
@@ -95,6 +96,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_loss_flags(parser.add_argument_group("loss").add_argument)
     _add_optimizer_flags(parser.add_argument_group("optimizer").add_argument)
     _add_length_flags(parser.add_argument_group("length and speed").add_argument)
+    add_cache_flags(parser.add_argument_group("latent cache").add_argument)
     _add_watch_flags(parser.add_argument_group("watching").add_argument)
     output = parser.add_argument_group("output")
     cli.add_runtime_flags(output, "output_dir", "offline", output_dir=Path("sd-model-finetuned"))
@@ -279,12 +281,6 @@ def _add_length_flags(add) -> None:
         choices=("no", "fp16", "bf16"),
         help="type of the arithmetic; the trained weights stay float32 (default: what accelerate "
         "is launched with, and bf16 if that is nothing and the device computes in it)",
-    )
-    add(
-        "--cache_latents",
-        action=argparse.BooleanOptionalAction,
-        help="encode images and captions once and keep them in memory (default: where the crop is "
-        "not random and it takes no more than 8 GiB)",
     )
     add("--allow_tf32", action="store_true", help="TF32 for float32 products on Ampere and later")
     add(
