@@ -236,7 +236,7 @@ def uninterrupted_run(args: argparse.Namespace, output_dir: Path) -> Pace:
     attempt.wait_until(lambda: bool(signs(output_dir, "step")), START_LIMIT_S)
     first_sign = time.monotonic()
     polls = Counter()
-    while attempt.wait_until(lambda: True, START_LIMIT_S):
+    while attempt.is_running:
         polls[bool(signs(output_dir, "checkpoint"))] += 1
         time.sleep(POLL_S)
     attempt.finish()

@@ -31,6 +31,11 @@ class Attempt:
             stderr=self._errors,
         )
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def wait_until(self, condition: Callable[[], bool], limit_s: float) -> bool:
         """Wait for a condition; False if the run ended before.
 
@@ -39,7 +44,7 @@ class Attempt:
         """
         deadline = time.monotonic() + limit_s
         while not condition():
-            if self._process.poll() is not None:
+            if not self.is_running:
                 return False
             if time.monotonic() > deadline:
                 self.kill()
@@ -49,7 +54,7 @@ class Attempt:
 
     def kill(self) -> bool:
         """Kill every process of the run, the trainers first; False if it had ended before."""
-        if self._process.poll() is not None:
+        if not self.is_running:
             return False
         processes = [*reversed(self._process.children(recursive=True)), self._process]
         for process in processes:
