@@ -127,11 +127,12 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
     os.environ.setdefault("WANDB_MODE", "offline")  # nothing leaves this machine unasked
     import torch
     from accelerate import Accelerator, PartialState
-    from accelerate.utils import ProjectConfiguration
+    from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
     from utils.precision import choose_precision
 
-    precision = choose_precision(args.mixed_precision, PartialState().device)
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    precision = choose_precision(args.mixed_precision, PartialState(cpu=on_cpu).device)
     if args.allow_tf32:
         torch.set_float32_matmul_precision("high")
     try:
@@ -715,6 +716,7 @@ def push(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, load, loop, save."""
+    cli.answer_signals()  # train.sh's launchers ignore them
     args = parse_args(argv)
     if args.cache_only:
         return fill_cache(args)

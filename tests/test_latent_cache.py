@@ -20,6 +20,7 @@ from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
 from utils.latent_cache import count_cached, encode_once, is_cacheable
 from utils.module_hash import hash_module
+from utils.text_encoding import encode_text
 from utils.training_data import (
     SampleOptions,
     collate,
@@ -161,25 +162,21 @@ def test_embeddings_are_kept_in_the_type_of_the_arithmetic(keep):
 def test_captions_stay_token_ids_while_their_encoder_is_trained(keep, parts):
     kept = keep(with_text=False)
     batch = collate([kept.samples[0][position] for position in range(3)])
-    latents, text = encode_batch(parts, batch, "cpu")
+    latents, text = encode_batch(parts, batch, "cpu", with_text=False)
     assert kept.counts == {"images": 2 * NUM_IMAGES, "captions": 0}
     assert latents.shape == (3, 4, 8, 8)
     assert torch.equal(text, batch["text"])
     assert text.dtype == torch.int64
 
 
-def test_token_ids_may_come_in_chunks(data, parts, tmp_path, monkeypatch):
-    samples = make_training_set(load_dataset(data, check_pixels=False), OPTIONS, parts.tokenizer)
-    table = samples.captions
-    chunked = replace(table, values=torch.stack([table.values, table.values], dim=1))
-    samples.captions = chunked
-
-    def encode_chunks(encoder, ids):
-        return encoder(ids.flatten(0, 1))[0].unflatten(0, (-1, 2)).flatten(1, 2).detach()
-
-    monkeypatch.setattr("utils.latent_cache.encode_text", encode_chunks)
+def test_captions_in_chunks_are_kept_whole(data, parts, tmp_path):
+    dataset = load_dataset(data, check_pixels=False)
+    samples = make_training_set(dataset, OPTIONS, parts.tokenizer, 2)
     kept = Kept([samples], parts, tmp_path / "cache").samples[0]
-    assert kept.captions.values[0].shape == (2 * 77, 32)
+    ids = samples.captions.values[:1]
+    expected = encode_text(parts.text_encoder, ids)[0]
+    assert expected.shape == (2 * 77, 32)
+    assert torch.allclose(kept.captions.values[0], expected, atol=1e-6)
 
 
 def test_only_what_repeats_can_be_kept(data, parts):

@@ -22,7 +22,7 @@ from utils.checkpoints import is_complete
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
-from utils.interruption import resume_command
+from utils.interruption import Interruption, resume_command
 from utils.latent_cache_flags import latent_cache_dir
 from utils.precision import choose_precision
 from utils.training_data import SampleOptions, make_training_set
@@ -768,6 +768,24 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_ends_as_if_it_had_not_co
     run_training(*flags, "--resume_from_checkpoint=latest", output_dir=stopped)
     assert same_weights(weights_of(tmp_path / "whole"), weights_of(stopped))
     assert losses_of(tmp_path / "whole") == losses_of(stopped)
+
+
+def test_a_signal_that_comes_twice_is_one_and_a_second_ctrl_c_ends_at_once(monkeypatch):
+    with Interruption(num_processes=1) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.agreed() == signal.SIGTERM
+        monkeypatch.setattr("utils.interruption.SAME_SIGNAL_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def test_signals_that_a_launcher_ignores_end_the_script_while_it_loads():
+    code = "import signal, utils.cli as c; c.answer_signals(); signal.raise_signal(signal.SIGTERM)"
+    command = f"trap '' INT TERM; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT).returncode == -signal.SIGTERM
 
 
 def test_the_command_to_go_on_can_be_pasted():

@@ -8,6 +8,7 @@ import errno
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +217,14 @@ def resolve_device(name: str) -> str:
             f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA device(s)"
         )
     return name
+
+
+def answer_signals() -> None:
+    """Let Ctrl-C and SIGTERM end this process, also where its launcher was told to ignore them."""
+    answers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, answer in answers.items():
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, answer)
 
 
 def fail(message: object) -> NoReturn:

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
@@ -17,14 +18,16 @@ import torch.distributed
 from utils.run_folder import get_logger
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_SIGNAL_SECONDS = 1.0  # within which two signals are one that came twice
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _logger = get_logger("train")
 
 
 class Interruption:
-    """Notes the first signal; a second one ends the process at once.
+    """Notes the first signal; a second Ctrl-C ends the process at once.
 
+    Other repetitions change nothing: a scheduler, a launcher and a terminal may each pass one on.
     Use it as a context manager around the loop, on every process.
 
     Attributes:
@@ -33,7 +36,8 @@ class Interruption:
 
     def __init__(self, *, num_processes: int) -> None:
         """Prepare; a collective call if there are several processes."""
-        self._signal = 0  # what reached this process
+        self._signal = 0  # what reached this process, and when
+        self._since = 0.0
         self.signal = 0
         self._handlers: dict[int, object] = {}
         self._group = None
@@ -54,10 +58,13 @@ class Interruption:
             self._pending[1].wait()
 
     def _note(self, number: int, frame) -> None:
-        self._signal = number
-        signal.signal(number, self._handlers[number])
-        name = signal.Signals(number).name
-        _logger.warning("%s: saving after this step; once more to stop at once", name)
+        now = time.monotonic()
+        if not self._signal:
+            self._signal, self._since = number, now
+            name = signal.Signals(number).name
+            _logger.warning("%s: saving after this step; Ctrl-C once more stops at once", name)
+        elif number == signal.SIGINT and now - self._since > SAME_SIGNAL_SECONDS:
+            raise KeyboardInterrupt
 
     def agreed(self) -> int:
         """The signal to stop for, the same on all processes, or 0; call it once a step on each.
