@@ -129,6 +129,10 @@ def _samples(shard: Path) -> Iterator[tuple[str, list[_Member]]]:
                 members = []
             key = member_key
             members.append(_Member(info.name, suffix, info.offset_data, info.size))
+        end = tar.offset  # tarfile takes a damaged header for the end, too
+        tar.fileobj.seek(end)
+        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"neither a member nor the archive's end at byte {end}")
     if members:
         yield key, members
 

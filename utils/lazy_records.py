@@ -6,6 +6,7 @@ where the records are lazy, and is the same where they are not.
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from utils.dataset_records import Record
 
@@ -64,3 +65,10 @@ def texts(records: Sequence[Record]) -> Iterator[str]:
     if isinstance(records, LazyRecords):
         return records.texts()
     return (record.text for record in records)
+
+
+def with_text(records: Sequence[Record], make_text: Callable[[Record], str]) -> Sequence[Record]:
+    """The same records with the text that a function of a module makes of each."""
+    if isinstance(records, LazyRecords):
+        return records.with_text(make_text)
+    return [replace(record, text=make_text(record)) for record in records]

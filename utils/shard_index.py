@@ -21,7 +21,7 @@ from utils.dataset_records import Columns, Problem, Record, TarImage
 from utils.run_folder import atomic_path
 
 FOLDER_NAME = ".index"
-OPEN_INDEXES = 32  # mapped at once; each holds a file descriptor
+OPEN_INDEXES = 64  # mapped at once; each holds a file descriptor, as each open tar does
 
 _VERSION = 1  # of what an index holds; another is made anew
 _FACTS = b"shard"  # key of our entry in the schema's metadata
@@ -188,10 +188,15 @@ def read_row(index: ShardIndex, row: int) -> tuple[dict[str, str], str, TarImage
 
 def read_rows(index: ShardIndex, rows) -> list[tuple[dict[str, str], str, TarImage]]:
     """The same of several rows, (n,) int64, faster than one by one."""
-    taken = pa.array(rows)
-    arrays = _open_arrays(index.path, index.stamp)
-    columns = [array.take(taken).to_pylist() for array in arrays]
+    columns = [_pick(array, rows) for array in _open_arrays(index.path, index.stamp)]
     return [_sample(index, cells) for cells in zip(*columns)]
+
+
+def _pick(array: pa.Array, rows) -> list:
+    # Not `Array.take`, nor anything that makes an Arrow array of NumPy's: these import pandas.
+    first = int(rows.min())
+    values = array.slice(first, int(rows.max()) - first + 1).to_pylist()
+    return [values[place] for place in (rows - first).tolist()]
 
 
 def _sample(index: ShardIndex, cells: Sequence) -> tuple[dict[str, str], str, TarImage]:
@@ -205,4 +210,4 @@ def read_cells(index: ShardIndex, column: str, rows) -> list[str]:
     if column not in index.columns:
         return [""] * len(rows)
     array = _open_arrays(index.path, index.stamp)[_FIXED + index.columns.index(column)]
-    return [cell or "" for cell in array.take(pa.array(rows)).to_pylist()]
+    return [cell or "" for cell in _pick(array, rows)]

@@ -30,10 +30,14 @@ def map_in_processes(
     description: str,
     unit: str = "img",
     num_workers: int | None = None,
+    quiet: bool = False,
 ) -> list[Result]:
     """Results of a function over items, in the order of the items; see `iterate_in_processes`."""
-    options = {"description": description, "unit": unit, "num_workers": num_workers}
-    return list(iterate_in_processes(function, items, total=len(items), **options))
+    options = {"unit": unit, "num_workers": num_workers, "quiet": quiet}
+    results = iterate_in_processes(
+        function, items, total=len(items), description=description, **options
+    )
+    return list(results)
 
 
 def iterate_in_processes(
@@ -44,6 +48,7 @@ def iterate_in_processes(
     description: str,
     unit: str = "img",
     num_workers: int | None = None,
+    quiet: bool = False,
     chunk_size: int = 16,
 ) -> Iterator[Result]:
     """Yield results of a function over items, in the order of the items; progress goes to stderr.
@@ -58,9 +63,11 @@ def iterate_in_processes(
         unit: What it counts.
         num_workers: Processes; 0 works here, as does any number for few items. Default: one per
             core.
+        quiet: Whether to draw no progress bar.
         chunk_size: Items that a process takes at once; 1 for such as take long.
     """
-    bar = partial(tqdm, total=total, desc=description, unit=unit, mininterval=0.5)
+    options = {"total": total, "desc": description, "unit": unit, "disable": quiet}
+    bar = partial(tqdm, mininterval=0.5, **options)
     if num_workers is None:
         num_workers = available_cores()
     few = total < MIN_ITEMS_FOR_PROCESSES if chunk_size > 1 else total < 2
