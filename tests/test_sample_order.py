@@ -63,6 +63,12 @@ def test_epochs_and_seeds_have_orders_of_their_own(order):
         assert set(shard_of(first[:5000])) != set(shard_of(other[:5000]))
 
 
+def test_epochs_shuffle_alike_windows_in_other_ways():
+    order = SampleOrder(5, 64_000, [1000] * 64)
+    offsets = [order.epoch(epoch) % 1000 for epoch in (0, 1)]
+    assert (offsets[0] == offsets[1]).mean() < 0.01
+
+
 def test_an_order_sent_to_another_process_goes_on_the_same(order):
     before = order[NUM_IMAGES + 17]
     assert pickle.loads(pickle.dumps(order))[NUM_IMAGES + 17] == before
