@@ -256,7 +256,9 @@ def test_the_pixel_check_keeps_no_reports_unless_asked_to(tmp_path):
 
 
 def test_a_second_start_reads_the_index_alone(tmp_path, no_scan):
-    before = list(load_dataset(write_shards(tmp_path)))
+    data = load_dataset(write_shards(tmp_path))
+    before = list(data)
+    assert data.notes == ()
     assert len(indexes_of(tmp_path)) == 4
     no_scan()
     for source in (tmp_path, f"{tmp_path}/*.tar", f"{tmp_path}/{{000..003}}.tar"):
@@ -331,9 +333,13 @@ def test_a_folder_that_takes_no_index_is_left_alone(tmp_path, user_cache, no_sca
     before = sorted((tmp_path / "d").iterdir())
     records = list(load_dataset(tmp_path / "d"))
     assert sorted((tmp_path / "d").iterdir()) == before
-    assert len(list(user_cache.rglob("*.arrow"))) == 4
+    made = list(user_cache.rglob("*.arrow"))
+    assert len(made) == 4
+    assert made[0].parent.stat().st_mode & 0o777 == 0o700  # captions of patients are in it
     no_scan()
-    assert list(load_dataset(tmp_path / "d")) == records
+    again = load_dataset(tmp_path / "d")
+    assert list(again) == records
+    assert str(made[0].parent) in again.notes[0]
 
 
 def test_nowhere_to_write_is_told_with_the_way_out(tmp_path, monkeypatch):

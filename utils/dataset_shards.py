@@ -17,7 +17,7 @@ from utils.dataset_checks import check_paths
 from utils.dataset_records import Columns, Problem, Table, TarImage, make_record
 from utils.dataset_tables import cell_text, decode_utf8, final_columns, project_names
 from utils.image_files import IMAGE_SUFFIXES
-from utils.shard_index import find_index, stamp_of, write_index
+from utils.shard_index import FOLDER_NAME, find_index, stamp_of, write_index
 from utils.shard_records import ShardRecords
 from utils.workers import iterate_in_processes
 
@@ -92,9 +92,18 @@ def read_shards(pattern: str, columns: Columns) -> Table:
         table.problems += [(row if row is None else first + row, each) for row, each in problems]
         first += index.num_rows
     indexes = [index for index, _ in found]
+    elsewhere = sorted({Path(index.path).parent for index in indexes} - _folders_beside(shards))
+    if elsewhere:
+        table.notes.append(
+            f"the shards' folder takes no index: what their samples say is in {elsewhere[0]}"
+        )
     table.records = ShardRecords(indexes)
     table.columns = tuple(dict.fromkeys(name for index in indexes for name in index.columns))
     return table
+
+
+def _folders_beside(shards: list[Path]) -> set[Path]:
+    return {shard.parent / FOLDER_NAME for shard in shards}
 
 
 def _make_index(task: _Task) -> None:

@@ -154,6 +154,8 @@ def write_index(
     reasons = []
     for path in index_paths(shard, columns):
         try:
+            if path.parent.name != FOLDER_NAME:  # a copy of captions away from the shards
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), schema) as file:
                 file.write_batch(batch)
         except OSError as error:
