@@ -21,7 +21,7 @@ from utils.dataset_records import Columns, Problem, Record, TarImage
 from utils.run_folder import atomic_path
 
 FOLDER_NAME = ".index"
-OPEN_INDEXES = 64  # mapped at once; each holds a file descriptor, as each open tar does
+OPEN_INDEXES = 128  # mapped at once; each holds a file descriptor, as each open tar does
 
 _VERSION = 1  # of what an index holds; another is made anew
 _FACTS = b"shard"  # key of our entry in the schema's metadata
