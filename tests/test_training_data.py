@@ -2,7 +2,6 @@ import csv
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,7 +13,6 @@ from utils.training_data import (
     SampleOptions,
     check_sides,
     crop_rng,
-    epoch_order,
     make_loader,
     make_training_set,
     possible_captions,
@@ -248,7 +246,3 @@ def test_a_plan_resumed_with_another_batch_size_keeps_the_position():
 
 def test_epochs_are_passes_over_the_data():
     assert steps_of_epochs(3, num_images=10, images_per_step=4) == 8  # 30 / 4, rounded up
-
-
-def test_orders_are_permutations():
-    assert np.array_equal(np.sort(epoch_order(0, 7, 50)), np.arange(50))

@@ -1,12 +1,13 @@
 """Images with captions to train on; where a source has no captions, its labels stand in."""
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from utils.cli import UserError
 from utils.dataset import Dataset, accept, examine_dataset
-from utils.dataset_import import captions_by_template
+from utils.dataset_import import check_template, fill_template
 from utils.dataset_records import Columns
+from utils.lazy_records import with_text
 from utils.run_folder import get_logger
 
 _logger = get_logger("train")
@@ -42,6 +43,7 @@ def load_captioned(
         source,
         columns=columns,
         split=split,
+        keep_pixels=False,
         required=["text"] if columns.caption else [],
         filled=["text"] if template is None else [],
         with_pixels=check_pixels,
@@ -56,7 +58,9 @@ def load_captioned(
             f"{', '.join(examination.table.columns)}); name one with --caption_column, or give "
             "all images the same with --caption"
         )
-    captions = captions_by_template(dataset.records, template or "{label}")
-    _logger.info("captions are made of the labels; first: %r", captions[0])
-    records = (replace(record, text=text) for record, text in zip(dataset, captions))
+    template = template or "{label}"
+    check_template(dataset.records, template)
+    make_text = partial(fill_template, template=template)
+    _logger.info("captions are made of the labels; first: %r", make_text(dataset[0]))
+    records = with_text(dataset.records, make_text)
     return Dataset(records, dataset.root, dataset.skipped, dataset.notes)

@@ -7,20 +7,14 @@ images and a ``metadata.csv`` (UTF-8) that names them relative to the folder; pl
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError
-from utils.dataset_checks import (
-    PATH_KINDS,
-    Found,
-    PixelReport,
-    check_table,
-    judge_pixels,
-    read_pixels,
-)
+from utils.dataset_checks import PATH_KINDS, Found, check_table
+from utils.dataset_pixels import PixelReport, judge_pixels, read_pixels
 from utils.dataset_records import (
     SPLITS,
     TABLE_KINDS,
@@ -30,9 +24,12 @@ from utils.dataset_records import (
     Problem,
     Record,
     Table,
+    split_labels,
 )
 from utils.dataset_sources import read_source
-from utils.run_folder import get_logger, write_csv
+from utils.dataset_tables import write_dataset
+from utils.lazy_records import LazyRecords, cells, take
+from utils.run_folder import get_logger
 
 __all__ = [
     "SPLITS",
@@ -47,8 +44,6 @@ __all__ = [
     "write_dataset",
 ]
 
-COLUMN_ORDER = ("file_name", "text", "label", "patient_id", "split", "source", "modality")
-
 _logger = get_logger("dataset")
 
 
@@ -56,7 +51,7 @@ class Dataset(Sequence[Record]):
     """Records known to be sound.
 
     Attributes:
-        records: In the order of the table.
+        records: In the order of the table; of shards they are built when asked for.
         root: Folder of the data set; None for one from the hub.
         skipped: One problem per row that ``skip_invalid`` dropped.
         notes: What is no problem but should be told, e.g. how 16-bit images are windowed.
@@ -69,7 +64,7 @@ class Dataset(Sequence[Record]):
         skipped: Iterable[Problem] = (),
         notes: Iterable[str] = (),
     ) -> None:
-        self.records = tuple(records)
+        self.records = records if isinstance(records, LazyRecords) else tuple(records)
         self.root = root
         self.skipped = tuple(skipped)
         self.notes = tuple(notes)
@@ -86,24 +81,33 @@ class Dataset(Sequence[Record]):
     @cached_property
     def labels(self) -> list[str]:
         """The distinct labels, sorted."""
-        return sorted({label for record in self.records for label in record.labels})
+        distinct = set(cells(self.records, "label"))
+        return sorted({label for cell in distinct for label in split_labels(cell)})
 
     @cached_property
     def multi_label(self) -> bool:
         """Whether an image has more than one label."""
-        return any(len(record.labels) > 1 for record in self.records)
+        distinct = set(cells(self.records, "label"))
+        return any(len(split_labels(cell)) > 1 for cell in distinct)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the records' columns, in order, as hex; the pixels are not in it."""
+        if isinstance(self.records, LazyRecords):
+            return self.records.fingerprint
         digest = hashlib.sha256()
         for record in self.records:
             digest.update(json.dumps(sorted(record.row.items())).encode())
         return digest.hexdigest()
 
+    @property
+    def blocks(self) -> tuple[int, ...] | None:
+        """Sizes of the runs of images that lie in one shard; None where there are no shards."""
+        return self.records.blocks if isinstance(self.records, LazyRecords) else None
+
     def select(self, indices: Iterable[int]) -> "Dataset":
         """A data set of the records at these indices, in this order."""
-        return Dataset((self.records[index] for index in indices), self.root, notes=self.notes)
+        return Dataset(take(self.records, indices), self.root, notes=self.notes)
 
 
 class Examination(NamedTuple):
@@ -113,13 +117,13 @@ class Examination(NamedTuple):
         table: What was read.
         problems: (index of the record or None, problem), in the order of the rows.
         kept: Indices of the records of the wanted split.
-        pixels: What decoding told, by index of the record; empty without the pixel check.
+        pixels: What decoding told, by index of the record; empty if it was not to be kept.
         notes: What is no problem but should be told.
     """
 
     table: Table
     problems: Found
-    kept: list[int]
+    kept: Sequence[int]
     pixels: dict[int, PixelReport]
     notes: list[str]
 
@@ -132,6 +136,7 @@ def examine_dataset(
     required: Collection[str] = (),
     filled: Collection[str] = (),
     with_pixels: bool = True,
+    keep_pixels: bool = True,
     num_workers: int | None = None,
     offline: bool = False,
 ) -> Examination:
@@ -143,6 +148,7 @@ def examine_dataset(
         required: Columns that must be there and be filled.
         filled: Columns that must be filled if they are there.
         with_pixels: Decode every image.
+        keep_pixels: Keep what decoding told, some 400 bytes an image; else its problems only.
         num_workers: Processes that decode.
         offline: Forbid downloads.
     """
@@ -150,20 +156,32 @@ def examine_dataset(
         raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
     table = read_source(source, columns, offline=offline)
     problems = check_table(table, required=required, filled=filled)
-    kept = list(range(len(table.records)))
+    kept: Sequence[int] = range(len(table.records))
     if split is not None and "split" in table.columns:
-        kept = [index for index in kept if table.records[index].split == split]
-        if not kept and table.records:
+        given = enumerate(cells(table.records, "split"))
+        kept = array("q", (index for index, cell in given if cell.strip() == split))
+        if not kept and len(table.records):
             problems.append((None, Problem(table.name, "no rows", f"none in split {split}")))
     if not with_pixels:
         return Examination(table, problems, kept, {}, table.notes)
     lost = {index for index, problem in problems if problem.kind in PATH_KINDS}
-    indexed = [(index, table.records[index]) for index in kept if index not in lost]
-    reports = read_pixels([record for _, record in indexed], num_workers=num_workers)
-    found, depth_notes = judge_pixels(indexed, reports)
-    problems = sorted(problems + found, key=lambda item: -1 if item[0] is None else item[0])
-    pixels = {index: report for (index, _), report in zip(indexed, reports)}
+    checked = _without(kept, lost)
+    records, pixels = take(table.records, checked), {}
+    reports = read_pixels(records, num_workers=num_workers)
+    if keep_pixels:
+        pixels = dict(zip(checked, reports))
+        reports = iter(pixels.values())
+    found, depth_notes = judge_pixels(records, reports)
+    problems = problems + [(checked[place], problem) for place, problem in found]
+    problems = sorted(problems, key=lambda item: -1 if item[0] is None else item[0])
     return Examination(table, problems, kept, pixels, table.notes + depth_notes)
+
+
+def _without(indices: Sequence[int], dropped: Collection[int | None]) -> Sequence[int]:
+    """The indices that are not dropped; 8 bytes each, or none if all stay."""
+    if not dropped:
+        return indices
+    return array("q", (index for index in indices if index not in dropped))
 
 
 def load_dataset(
@@ -210,6 +228,7 @@ def load_dataset(
         split=split,
         required=["text"] * require_text + ["label"] * require_label,
         with_pixels=check_pixels,
+        keep_pixels=False,
         num_workers=num_workers,
         offline=offline,
     )
@@ -223,7 +242,7 @@ def accept(examination: Examination, source: object, *, skip_invalid: bool) -> D
     if problems and (fatal or not skip_invalid):
         raise DatasetError(source, [problem for _, problem in problems])
     bad = {index for index, _ in problems}
-    sound = [table.records[index] for index in examination.kept if index not in bad]
+    sound = take(table.records, _without(examination.kept, bad))
     if not sound:
         nothing = Problem(table.name, "no rows", "nothing is left after dropping these")
         raise DatasetError(source, [*(problem for _, problem in problems), nothing])
@@ -240,45 +259,3 @@ def _one_per_row(problems: Found) -> list[Problem]:
     for index, problem in problems:
         seen.setdefault(problem.where if index is None else index, problem)
     return list(seen.values())
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, list | tuple):
-        return ";".join(map(str, value))
-    return str(value)
-
-
-def write_dataset(
-    folder: Path | str,
-    rows: Iterable[Mapping[str, object]],
-    *,
-    fieldnames: Sequence[str] | None = None,
-) -> Path:
-    """Write ``metadata.csv``, atomically; the images it names should be there already.
-
-    Args:
-        folder: The dataset folder.
-        rows: One per image, with ``file_name`` relative to the folder. None is an empty cell, a
-            list of labels is joined by ``;``.
-        fieldnames: All columns, if the rows do not show them; the usual ones always come first.
-
-    Returns:
-        The path of the table.
-
-    Raises:
-        UserError: If a row has no ``file_name``, or one that leads out of the folder.
-    """
-    rows = [{key: _cell(value) for key, value in row.items()} for row in rows]
-    seen = dict.fromkeys(("file_name", *(fieldnames or ())))
-    for number, row in enumerate(rows, start=1):
-        name = row.get("file_name", "")
-        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"row {number}: file_name {name!r} is not a path within {folder}")
-        seen.update(dict.fromkeys(row))
-    columns = [name for name in COLUMN_ORDER if name in seen]
-    columns += [name for name in seen if name not in COLUMN_ORDER]
-    path = Path(folder) / "metadata.csv"
-    write_csv(path, rows, columns)
-    return path

@@ -1,17 +1,12 @@
-"""What can be wrong with a table and with its pixels; every check reports all it finds."""
+"""What can be wrong with a table; every check reports all it finds."""
 
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import NamedTuple
 
-from utils.dataset_records import SPLITS, HubImage, Problem, Record, Table
+from utils.dataset_records import SPLITS, Problem, Record, Table, split_labels
 from utils.dataset_tables import missing_column
-from utils.image_files import ImageError, ImageInfo, Window, decode, pixel_hash, to_8bit
-from utils.image_files import value_window as window_of
-from utils.workers import map_in_processes
-
-MIN_SIDE_PX = 8  # one latent of Stable Diffusion's VAE
+from utils.lazy_records import LazyRecords, cells
 
 # Kinds of problem that leave no file to decode.
 PATH_KINDS = (
@@ -23,16 +18,6 @@ PATH_KINDS = (
 )
 
 Found = list[tuple[int | None, Problem]]
-
-
-class PixelReport(NamedTuple):
-    """What decoding one image told; ``kind`` and ``detail`` are set if it failed."""
-
-    info: ImageInfo | None = None
-    hash: str = ""
-    window: Window | None = None
-    kind: str = ""
-    detail: str = ""
 
 
 def check_table(
@@ -57,40 +42,43 @@ def check_table(
         found.append((None, Problem(table.name, "no rows", "the table has no image")))
     wanted = [name for name in table.columns if name in required or name in filled]
     by_row = [
-        *_check_paths(table),
+        *check_paths(table),
         *_check_cells(table.records, wanted),
-        *_check_splits(table.records),
+        *(_check_splits(table.records) if "split" in table.columns else ()),
     ]
     return found + sorted(by_row, key=lambda item: item[0])
 
 
 def _check_cells(records: Sequence[Record], wanted: Collection[str]) -> Found:
     found: Found = []
-    for index, record in enumerate(records):
-        for name in wanted:
-            cell = record.row.get(name, "")
-            if not (record.labels if name == "label" else cell.strip()):
+    for name in wanted:
+        for index, cell in enumerate(cells(records, name)):
+            if not (split_labels(cell) if name == "label" else cell.strip()):
+                record = records[index]
                 found.append((index, Problem(record.where, f"empty {name}", record.file_name)))
     return found
 
 
 def _check_splits(records: Sequence[Record]) -> Found:
     found: Found = []
-    first_seen: dict[str, Record] = {}
-    for index, record in enumerate(records):
-        if record.split is None:
+    first_seen: dict[str, tuple[str, int]] = {}  # patient: split, index of the record
+    pairs = zip(cells(records, "split"), cells(records, "patient_id"))
+    for index, (split, patient) in enumerate(pairs):
+        split, patient = split.strip(), patient.strip()
+        if not split:
             continue
-        if record.split not in SPLITS:
-            detail = f"{record.split!r} is none of {', '.join(SPLITS)}"
-            found.append((index, Problem(record.where, "unknown split", detail)))
-        elif record.patient_id is not None:
-            first = first_seen.setdefault(record.patient_id, record)
-            if first.split != record.split:
+        if split not in SPLITS:
+            detail = f"{split!r} is none of {', '.join(SPLITS)}"
+            found.append((index, Problem(records[index].where, "unknown split", detail)))
+        elif patient:
+            first, first_index = first_seen.setdefault(patient, (split, index))
+            if first != split:
                 detail = (
-                    f"patient {record.patient_id} is in {record.split} here "
-                    f"and in {first.split} at {first.where}"
+                    f"patient {patient} is in {split} here "
+                    f"and in {first} at {records[first_index].where}"
                 )
-                found.append((index, Problem(record.where, "patient in two splits", detail)))
+                problem = Problem(records[index].where, "patient in two splits", detail)
+                found.append((index, problem))
     return found
 
 
@@ -149,18 +137,22 @@ def _name_trouble(name: str) -> str | None:
     return None
 
 
-def _check_paths(table: Table) -> Found:
+def check_paths(table: Table) -> Found:
+    """Check the file names, and that there is a file of each; those of a tar are in it."""
+    if isinstance(table.records, LazyRecords) and table.records.names_are_checked:
+        return []
     found: Found = []
-    first_seen: dict[str, Record] = {}
+    first_seen: dict[str, str] = {}
     listing = _Listing(str(table.root or "."), bounded=not table.foreign)
     for index, record in enumerate(table.records):
         name = record.file_name
-        first = first_seen.setdefault(os.path.normpath(name), record)
+        before = len(first_seen)
+        first_where = first_seen.setdefault(os.path.normpath(name), record.where)
         outside = None if table.foreign else _name_trouble(name)
         if not name.strip():
             found.append((index, Problem(record.where, "empty file name", "no image is named")))
-        elif first is not record:
-            detail = f"{name} is at {first.where} already"
+        elif len(first_seen) == before:
+            detail = f"{name} is at {first_where} already"
             found.append((index, Problem(record.where, "duplicate row", detail)))
         elif outside is not None:
             detail = f"{name}: {outside}"
@@ -173,87 +165,3 @@ def _check_paths(table: Table) -> Found:
                 kind, detail = trouble
                 found.append((index, Problem(record.where, kind, f"{name}: {detail}")))
     return found
-
-
-def report_pixels(source) -> PixelReport:
-    """Decode one image in full and tell what it is."""
-    try:
-        image, info = decode(source)
-        window = window_of(image)
-        digest = pixel_hash(to_8bit(image, window))
-    except ImageError as error:
-        return PixelReport(kind=error.kind, detail=error.detail)
-    return PixelReport(info=info, hash=digest, window=window)
-
-
-def read_pixels(records: Sequence[Record], *, num_workers: int | None = None) -> list[PixelReport]:
-    """Decode every image, in parallel, with a progress bar on stderr.
-
-    Args:
-        records: The images.
-        num_workers: Processes; 0 decodes here. Default: one per core, and none for few images.
-    """
-    if any(isinstance(record.source, HubImage) for record in records):
-        num_workers = 0  # the hub's table would be copied to the workers with every image
-    sources = [record.image_source for record in records]
-    return map_in_processes(
-        report_pixels, sources, description="checking pixels", num_workers=num_workers
-    )
-
-
-def judge_pixels(
-    indexed: Sequence[tuple[int, Record]], reports: Sequence[PixelReport]
-) -> tuple[Found, list[str]]:
-    """Judge decoded images.
-
-    Args:
-        indexed: (index in the table, record) of each image.
-        reports: What `read_pixels` told of them, in the same order.
-
-    Returns:
-        The problems, by row, and notes on bit depths.
-    """
-    found: Found = []
-    first_seen: dict[str, Record] = {}
-    for (index, record), report in zip(indexed, reports):
-        name = record.file_name
-        if report.info is None:
-            problem = Problem(record.where, report.kind, f"{name}: {report.detail}")
-            found.append((index, problem))
-            continue
-        if min(report.info.width, report.info.height) < MIN_SIDE_PX:
-            size = f"{report.info.width} x {report.info.height} px, at least {MIN_SIDE_PX} needed"
-            found.append((index, Problem(record.where, "too small", f"{name}: {size}")))
-            continue
-        first = first_seen.setdefault(report.hash, record)
-        if first is not record:
-            detail = f"{name} has the pixels of {first.file_name} at {first.where}"
-            if first.split != record.split:
-                detail += f", which is in split {first.split}, this in {record.split}"
-            found.append((index, Problem(record.where, "duplicate pixels", detail)))
-    return found, _depth_notes(indexed, reports)
-
-
-def _depth_notes(
-    indexed: Sequence[tuple[int, Record]], reports: Sequence[PixelReport]
-) -> list[str]:
-    windowed, shortened = [], []
-    for (_, record), report in zip(indexed, reports):
-        if report.window is not None:
-            low, high = report.window
-            windowed.append(f"{record.file_name} {low:g}..{high:g}")
-        elif report.info is not None and report.info.bit_depth > 8:
-            shortened.append(record.file_name)
-    notes = []
-    if windowed:
-        notes.append(
-            f"{len(windowed)} images are deeper than 8 bits: each is windowed by its own DICOM "
-            f"window or its smallest and largest value (first: {windowed[0]}); for one window "
-            "for all, import with --image_format png --window LOW HIGH"
-        )
-    if shortened:
-        notes.append(
-            f"{len(shortened)} colour images are deeper than 8 bits: the upper 8 are used "
-            f"(first: {shortened[0]})"
-        )
-    return notes

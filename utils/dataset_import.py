@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import string
+from array import array
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from utils.cli import UserError
 from utils.dataset_records import HubImage, Record
 from utils.image_files import IMAGE_SUFFIXES, Window, inspect_image, save_png
+from utils.lazy_records import cells
 from utils.workers import map_in_processes
 
 _SUFFIX_OF_FORMAT = {
@@ -48,25 +50,33 @@ def captions_by_template(records: Sequence[Record], template: str) -> list[str]:
     Raises:
         UserError: If a column is missing or empty somewhere; the text names the rows.
     """
-    fields = template_fields(template)
-    for field in fields:
-        empty = [record for record in records if not record.row.get(field, "").strip()]
+    check_template(records, template)
+    return [fill_template(record, template) for record in records]
+
+
+def check_template(records: Sequence[Record], template: str) -> None:
+    """Refuse a template that cannot be filled from every record; see `captions_by_template`."""
+    for field in template_fields(template):
+        filled = enumerate(cells(records, field))
+        empty = array("q", (index for index, cell in filled if not cell.strip()))
         if len(empty) == len(records):
             there = ", ".join(sorted({name for record in records for name in record.row}))
             raise UserError(f"--caption: no row has {{{field}}} (columns: {there})")
         if empty:
-            places = ", ".join(record.where for record in empty[:10])
+            places = ", ".join(records[index].where for index in empty[:10])
             raise UserError(f"--caption: {{{field}}} is empty in {len(empty)} rows: {places}")
-    captions = []
-    for record in records:
-        values = {field: record.row.get(field, "").strip() for field in fields}
-        if "label" in values:
-            values["label"] = ", ".join(record.labels)
-        parts = string.Formatter().parse(template)
-        captions.append(
-            "".join(text + (values[name] if name else "") for text, name, _, _ in parts)
-        )
-    return captions
+
+
+def fill_template(record: Record, template: str) -> str:
+    """Caption of one record whose columns the template names are filled."""
+    parts = []
+    for text, name, _, _ in string.Formatter().parse(template):
+        parts.append(text)
+        if name == "label":
+            parts.append(", ".join(record.labels))
+        elif name:
+            parts.append(record.row[name].strip())
+    return "".join(parts)
 
 
 def patients_by_pattern(records: Sequence[Record], pattern: str) -> list[str]:

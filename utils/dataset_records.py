@@ -1,8 +1,10 @@
 """The bricks of a data set: one record, one problem, a table of both."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,23 +16,56 @@ from utils.image_files import Window, read_image
 
 SPLITS = ("train", "val", "test")
 MAX_LISTED_PROBLEMS = 50
+MAX_OPEN_TARS = 128  # per process; the usual limit of open files is 1,024
 
 # Kinds of problem that dropping rows does not cure.
 TABLE_KINDS = ("missing column", "repeated column", "not UTF-8", "broken CSV", "no rows")
 
 
+class _OpenFile:
+    """A file descriptor, closed when nobody holds it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+@lru_cache(maxsize=MAX_OPEN_TARS)
+def _open_tar(path: str, mtime_ns: int) -> _OpenFile:
+    file = _OpenFile(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+    if os.fstat(file.descriptor).st_mtime_ns != mtime_ns:
+        raise UserError(f"{path}: the shard has changed since it was listed; start again")
+    return file
+
+
 class TarImage(NamedTuple):
-    """An image inside an uncompressed tar: where its bytes are, not the bytes."""
+    """An image inside an uncompressed tar: where its bytes are, not the bytes.
+
+    Attributes:
+        tar: Path of the tar.
+        offset: Of the image's first byte.
+        size: In bytes.
+        mtime_ns: When the tar was changed last; it must not change again.
+    """
 
     tar: str
     offset: int
     size: int
+    mtime_ns: int
 
     def open(self) -> BytesIO:
-        """Read the member's bytes."""
-        with Path(self.tar).open("rb") as stream:
-            stream.seek(self.offset)
-            return BytesIO(stream.read(self.size))
+        """Read the member's bytes; the tar stays open for the next.
+
+        Reading at an offset moves no file position, so forked processes and threads may share it.
+        """
+        if not hasattr(os, "pread"):  # Windows
+            with Path(self.tar).open("rb") as stream:
+                stream.seek(self.offset)
+                return BytesIO(stream.read(self.size))
+        file = _open_tar(self.tar, self.mtime_ns)  # held here, or another thread might evict it
+        return BytesIO(os.pread(file.descriptor, self.size, self.offset))
 
 
 class HubImage(NamedTuple):
@@ -133,7 +168,7 @@ class Table:
         name: What messages call the table, e.g. ``metadata.csv``.
         columns: The columns that exist, by the project's names (``text``, ``label``, ...) where
             they have one.
-        records: One per row that could be read.
+        records: One per row that could be read: a list while a reader fills it, or lazy.
         problems: (index of the record, problem); the index is None if a row could not be read
             or no single row is to blame.
         notes: What is no problem but should be told.
@@ -143,7 +178,7 @@ class Table:
     root: Path | None
     name: str
     columns: tuple[str, ...] = ()
-    records: list[Record] = field(default_factory=list)
+    records: Sequence[Record] = field(default_factory=list)
     problems: list[tuple[int | None, Problem]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     foreign: bool = False

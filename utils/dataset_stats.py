@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.dataset_checks import PixelReport
+from utils.dataset_pixels import PixelReport
 from utils.dataset_records import Record
 from utils.images import contact_sheet
 

@@ -1,15 +1,18 @@
-"""Read a table of images: metadata.csv or .jsonl of a folder, a CSV of the user's own."""
+"""The table of a data set: read metadata.csv or .jsonl, or a CSV of the user's own; write one."""
 
 import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from utils.cli import UserError
 from utils.dataset_records import Columns, Problem, Table, make_record
+from utils.run_folder import write_csv
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
+COLUMN_ORDER = ("file_name", "text", "label", "patient_id", "split", "source", "modality")
 
 # Header names that are understood without being told; the first found is taken. `Text,ImagePath`
 # is what the first release wrote, `path,Text,modality` is MINIM's, `image` is diffusers'.
@@ -189,3 +192,45 @@ def read_table(path: Path, columns: Columns, *, foreign: bool) -> Table:
     fill = _fill_from_jsonl if path.suffix == ".jsonl" else _fill_from_csv
     fill(table, text, columns)
     return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ";".join(map(str, value))
+    return str(value)
+
+
+def write_dataset(
+    folder: Path | str,
+    rows: Iterable[Mapping[str, object]],
+    *,
+    fieldnames: Sequence[str] | None = None,
+) -> Path:
+    """Write ``metadata.csv``, atomically; the images it names should be there already.
+
+    Args:
+        folder: The dataset folder.
+        rows: One per image, with ``file_name`` relative to the folder. None is an empty cell, a
+            list of labels is joined by ``;``.
+        fieldnames: All columns, if the rows do not show them; the usual ones always come first.
+
+    Returns:
+        The path of the table.
+
+    Raises:
+        UserError: If a row has no ``file_name``, or one that leads out of the folder.
+    """
+    rows = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    seen = dict.fromkeys(("file_name", *(fieldnames or ())))
+    for number, row in enumerate(rows, start=1):
+        name = row.get("file_name", "")
+        if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"row {number}: file_name {name!r} is not a path within {folder}")
+        seen.update(dict.fromkeys(row))
+    columns = [name for name in COLUMN_ORDER if name in seen]
+    columns += [name for name in seen if name not in COLUMN_ORDER]
+    path = Path(folder) / "metadata.csv"
+    write_csv(path, rows, columns)
+    return path

@@ -10,7 +10,6 @@ Shapes: N images, C latent channels, h x w latents, K chunks of L tokens, D text
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import count
 
 import numpy as np
@@ -22,6 +21,8 @@ from utils.cli import UserError
 from utils.dataset import Dataset
 from utils.diffusion import PipelineParts, encode_pixels, sample_latents
 from utils.images import pixel_hash, resize, to_tensor
+from utils.lazy_records import texts
+from utils.sample_order import SampleOrder
 from utils.tensor_table import TensorTable
 from utils.text_encoding import encode_text, tokenize
 from utils.workers import leave_signals_to_parent
@@ -29,7 +30,7 @@ from utils.workers import leave_signals_to_parent
 MAX_LISTED_CAPTIONS = 20
 
 # Streams of random numbers that must not be the same for the same (seed, number).
-_ORDER, _LOOK, _NOISE, _CROP = range(4)
+_LOOK, _NOISE, _CROP = 1, 2, 3  # 0 is the order's, in utils.sample_order
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,6 @@ class CaptionTable:
         return self.values[self.rows[caption]]
 
 
-@lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
-    """The order in which an epoch goes through the images, (num_images,) int64."""
-    return np.random.default_rng((seed, _ORDER, epoch)).permutation(num_images)
-
-
 class TrainingSet(torch.utils.data.Dataset):
     """Samples by position; see the module's docstring.
 
@@ -127,11 +122,11 @@ class TrainingSet(torch.utils.data.Dataset):
         self.options = options
         self.captions = captions
         self.latents = latents
+        self._order = SampleOrder(options.seed, len(dataset), dataset.blocks)
 
     def __getitem__(self, position: int) -> dict:
         options = self.options
-        epoch, place = divmod(position, len(self.dataset))
-        index = int(epoch_order(options.seed, epoch, len(self.dataset))[place])
+        epoch, index = self._order[position]
         look = np.random.default_rng((options.seed, _LOOK, epoch, index))
         flipped = bool(look.random() < 0.5) and options.random_flip
         dropped = look.random() < options.caption_dropout_prob
@@ -277,12 +272,12 @@ def check_sides(dataset: Dataset) -> None:
     Raises:
         UserError: Naming file, line and caption of each, the first `MAX_LISTED_CAPTIONS` in full.
     """
-    sided = [record for record in dataset if find_sides(record.text)]
+    sided = [index for index, text in enumerate(texts(dataset.records)) if find_sides(text)]
     if not sided:
         return
     lines = [
         f"  {record.where}: {', '.join(find_sides(record.text))}: {record.text!r}"
-        for record in sided[:MAX_LISTED_CAPTIONS]
+        for record in map(dataset.__getitem__, sided[:MAX_LISTED_CAPTIONS])
     ]
     if len(sided) > len(lines):
         lines.append(f"  ... and {len(sided) - len(lines)} more")
@@ -295,7 +290,7 @@ def check_sides(dataset: Dataset) -> None:
 
 def possible_captions(dataset: Dataset, options: SampleOptions) -> list[str]:
     """Every caption a sample of this data set can have, sorted."""
-    captions = {record.text for record in dataset}
+    captions = set(texts(dataset.records))
     if options.random_flip:
         captions |= {swap_sides(caption) for caption in captions}
     if options.caption_dropout_prob > 0:

@@ -1,8 +1,11 @@
 """What should be known about a data set before a long training: told once, in the log."""
 
+from itertools import islice
+
 from utils.dataset import Dataset
 from utils.image_files import inspect_image
 from utils.images import share_lost
+from utils.lazy_records import texts
 from utils.run_folder import get_logger
 from utils.text_encoding import MAX_CAPTION_CHUNKS, max_tokens, token_lengths
 from utils.training_state import Plan
@@ -10,6 +13,7 @@ from utils.training_state import Plan
 MEMORISED_VIEWS = 200  # the first release's 1,230 views of each scan were a hazard
 SIZED_IMAGES = 100  # looked at to tell what a crop drops
 LISTED_CAPTIONS = 5
+CAPTION_BATCH_SIZE = 1024  # tokenised at once, so that memory does not grow with the data
 
 _logger = get_logger("train")
 
@@ -31,14 +35,18 @@ def tell_crop(dataset: Dataset, resize_mode: str) -> float:
 
 def tell_long_captions(dataset: Dataset, tokenizer, num_chunks: int = 1) -> int:
     """Tell which captions are cut for having too many tokens, and return their number."""
-    lengths = token_lengths(tokenizer, [record.text for record in dataset])
     limit = max_tokens(tokenizer, num_chunks)
-    long = [record.where for record, length in zip(dataset, lengths) if length > limit]
+    captions, long, done = texts(dataset.records), [], 0
+    while batch := list(islice(captions, CAPTION_BATCH_SIZE)):
+        lengths = token_lengths(tokenizer, batch)
+        long += [done + place for place, length in enumerate(lengths) if length > limit]
+        done += len(batch)
     if long:
+        first = ", ".join(dataset[index].where for index in long[:LISTED_CAPTIONS])
         more = ", ..." if len(long) > LISTED_CAPTIONS else ""
         _logger.warning(
             "%d of %d captions have more than the %d tokens that are read, and are cut: %s%s",
-            *(len(long), len(dataset), limit, ", ".join(long[:LISTED_CAPTIONS]), more),
+            *(len(long), len(dataset), limit, first, more),
         )
         if num_chunks == 1:
             most = max_tokens(tokenizer, MAX_CAPTION_CHUNKS)

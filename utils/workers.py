@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -45,35 +48,69 @@ def map_in_processes(
     num_workers: int | None = None,
     quiet: bool = False,
 ) -> list[Result]:
-    """Results of a function over items, in the order of the items; progress goes to stderr.
+    """Results of a function over items, in the order of the items; see `iterate_in_processes`."""
+    options = {"unit": unit, "num_workers": num_workers, "quiet": quiet}
+    results = iterate_in_processes(
+        function, items, total=len(items), description=description, **options
+    )
+    return list(results)
+
+
+def iterate_in_processes(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    total: int,
+    description: str,
+    unit: str = "img",
+    num_workers: int | None = None,
+    quiet: bool = False,
+    chunk_size: int = 16,
+) -> Iterator[Result]:
+    """Yield results of a function over items, in the order of the items; progress goes to stderr.
+
+    Neither all items nor all results are held: items are taken a little ahead of the results.
 
     Args:
         function: A function of a module (it is sent by name), of one argument.
         items: Small things that can be pickled: names, not pixels.
+        total: How many there are.
         description: What the progress bar says.
         unit: What it counts.
         num_workers: Processes; 0 works here, as does any number for few items. Default: one per
             core.
         quiet: Whether to draw no progress bar.
+        chunk_size: Items that a process takes at once; 1 for such as take long.
     """
+    options = {"total": total, "desc": description, "unit": unit, "disable": quiet}
+    bar = partial(tqdm, mininterval=0.5, **options)
     if num_workers is None:
         num_workers = available_cores()
-    if num_workers == 0 or len(items) < MIN_ITEMS_FOR_PROCESSES:
-        return _collect(map(function, items), len(items), description, unit, quiet)
+    few = total < MIN_ITEMS_FOR_PROCESSES if chunk_size > 1 else total < 2
+    if num_workers == 0 or few:
+        yield from bar(map(function, items))
+        return
     # Not fork: torch's threads may be running, and a forked copy of their locks hangs.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_ignore_interrupt)
     try:
-        results = pool.map(function, items, chunksize=16)
-        return _collect(results, len(items), description, unit, quiet)
+        yield from bar(_ordered(pool, function, iter(items), chunk_size, ahead=4 * num_workers))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _collect(
-    results: Iterable[Result], total: int, description: str, unit: str, quiet: bool
-) -> list[Result]:
-    return list(
-        tqdm(results, total=total, desc=description, unit=unit, mininterval=0.5, disable=quiet)
-    )
+def _ordered(
+    pool: ProcessPoolExecutor, function: Callable, items: Iterator, chunk_size: int, *, ahead: int
+) -> Iterator:
+    waiting: deque = deque()
+    while chunk := list(islice(items, chunk_size)):
+        waiting.append(pool.submit(_apply, function, chunk))
+        if len(waiting) > ahead:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
+
+
+def _apply(function: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    return [function(item) for item in items]

@@ -1,0 +1,165 @@
+"""What can be wrong with the pixels of a data set: every image is decoded once.
+
+Memory does not grow with the images but for a hash of each, 24 bytes.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.dataset_records import HubImage, Problem, Record
+from utils.image_files import ImageError, ImageInfo, Window, decode, pixel_hash, to_8bit
+from utils.image_files import value_window as window_of
+from utils.workers import iterate_in_processes
+
+MIN_SIDE_PX = 8  # one latent of Stable Diffusion's VAE
+DIGEST_BYTES = 16  # of `utils.image_files.pixel_hash`
+
+Judged = list[tuple[int, Problem]]
+
+
+class PixelReport(NamedTuple):
+    """What decoding one image told; ``kind`` and ``detail`` are set if it failed."""
+
+    info: ImageInfo | None = None
+    hash: str = ""
+    window: Window | None = None
+    kind: str = ""
+    detail: str = ""
+
+
+def report_pixels(source) -> PixelReport:
+    """Decode one image in full and tell what it is."""
+    try:
+        image, info = decode(source)
+        window = window_of(image)
+        digest = pixel_hash(to_8bit(image, window))
+    except ImageError as error:
+        return PixelReport(kind=error.kind, detail=error.detail)
+    return PixelReport(info=info, hash=digest, window=window)
+
+
+def read_pixels(
+    records: Sequence[Record], *, num_workers: int | None = None
+) -> Iterator[PixelReport]:
+    """Decode every image, in parallel, with a progress bar on stderr; one report after another.
+
+    Args:
+        records: The images.
+        num_workers: Processes; 0 decodes here. Default: one per core, and none for few images.
+    """
+    if records and isinstance(records[0].source, HubImage):
+        num_workers = 0  # the hub's table would be copied to the workers with every image
+    sources = (record.image_source for record in records)
+    return iterate_in_processes(
+        report_pixels,
+        sources,
+        total=len(records),
+        description="checking pixels",
+        num_workers=num_workers,
+    )
+
+
+def judge_pixels(
+    records: Sequence[Record], reports: Iterable[PixelReport]
+) -> tuple[Judged, list[str]]:
+    """Judge decoded images; kept of each is the hash of its pixels.
+
+    Args:
+        records: The images.
+        reports: What `read_pixels` told of them, in the same order.
+
+    Returns:
+        The problems, each with its place in ``records``, and notes on bit depths.
+    """
+    found: Judged = []
+    digests, places = bytearray(), array("q")
+    windowed, shortened = _Tally(), _Tally()
+    for place, report in enumerate(reports):
+        if report.window is not None:
+            windowed.add(place, "{:g}..{:g}".format(*report.window))
+        elif report.info is not None and report.info.bit_depth > 8:
+            shortened.add(place)
+        trouble = _pixel_trouble(report)
+        if trouble is not None:
+            record = records[place]
+            problem = Problem(record.where, trouble[0], f"{record.file_name}: {trouble[1]}")
+            found.append((place, problem))
+        else:
+            digests += bytes.fromhex(report.hash)
+            places.append(place)
+    for later, first in repeats(digests):
+        problem = _duplicate(records[places[later]], records[places[first]])
+        found.append((places[later], problem))
+    return sorted(found, key=itemgetter(0)), _depth_notes(records, windowed, shortened)
+
+
+def _pixel_trouble(report: PixelReport) -> tuple[str, str] | None:
+    """Kind and detail of what is wrong with one image by itself."""
+    if report.info is None:
+        return report.kind, report.detail
+    if min(report.info.width, report.info.height) < MIN_SIDE_PX:
+        size = f"{report.info.width} x {report.info.height} px, at least {MIN_SIDE_PX} needed"
+        return "too small", size
+    return None
+
+
+def _duplicate(record: Record, first: Record) -> Problem:
+    detail = f"{record.file_name} has the pixels of {first.file_name} at {first.where}"
+    if first.split != record.split:
+        detail += f", which is in split {first.split}, this in {record.split}"
+    return Problem(record.where, "duplicate pixels", detail)
+
+
+def repeats(digests: bytes | bytearray) -> list[tuple[int, int]]:
+    """Which of many digests stood there before.
+
+    Args:
+        digests: N of `DIGEST_BYTES` each, one after the other.
+
+    Returns:
+        (number of the digest, number of the first that is equal), for each that is not the first.
+    """
+    values = np.frombuffer(digests, f"S{DIGEST_BYTES}")  # of equal length, so padding is harmless
+    order = np.argsort(values, kind="stable")
+    is_new = np.ones(len(order), bool)
+    is_new[1:] = values[order[1:]] != values[order[:-1]]
+    starts = np.flatnonzero(is_new)
+    firsts = np.repeat(order[starts], np.diff([*starts.tolist(), len(order)]))
+    again = order != firsts
+    return sorted(zip(order[again].tolist(), firsts[again].tolist()))
+
+
+@dataclass
+class _Tally:
+    """How many images, and the first of them."""
+
+    count: int = 0
+    first: int = 0
+    detail: str = ""
+
+    def add(self, place: int, detail: str = "") -> None:
+        if not self.count:
+            self.first, self.detail = place, detail
+        self.count += 1
+
+
+def _depth_notes(records: Sequence[Record], windowed: _Tally, shortened: _Tally) -> list[str]:
+    notes = []
+    if windowed.count:
+        notes.append(
+            f"{windowed.count} images are deeper than 8 bits: each is windowed by its own DICOM "
+            "window or its smallest and largest value (first: "
+            f"{records[windowed.first].file_name} {windowed.detail}); for one window "
+            "for all, import with --image_format png --window LOW HIGH"
+        )
+    if shortened.count:
+        notes.append(
+            f"{shortened.count} colour images are deeper than 8 bits: the upper 8 are used "
+            f"(first: {records[shortened.first].file_name})"
+        )
+    return notes
