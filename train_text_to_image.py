@@ -220,10 +220,9 @@ def load_models(
     args: argparse.Namespace, accelerator: "Accelerator"
 ) -> tuple["PipelineParts", Any]:
     """The pipeline's parts, all but the U-Net frozen, and the U-Net's running average or None."""
-    import torch
-
     from utils.diffusion import load_pipeline_parts
     from utils.training_state import load_unet, make_ema
+    from utils.unet_speed import prepare_unet
 
     model = args.pretrained_model_name_or_path
     where = {"variant": args.variant, "cache_dir": args.cache_dir}
@@ -247,8 +246,12 @@ def load_models(
         unet = load_unet(model, revision=args.non_ema_revision, **where)
         parts.unet.load_state_dict(unet.state_dict())
     parts.unet.train()
-    if accelerator.device.type == "cuda":  # on a CPU it gains nothing, and costs a tenth in bf16
-        parts.unet.to(memory_format=torch.channels_last)
+    prepare_unet(
+        parts.unet,
+        device_type=accelerator.device.type,
+        precision=accelerator.mixed_precision,
+        compile_mode=args.compile,
+    )
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
     if args.enable_xformers_memory_efficient_attention:

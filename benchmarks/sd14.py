@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.4's architecture with random weights: for timing, where no weights are at hand.
+"""Stable Diffusion 1.4's architecture with random weights, for timing without the real ones.
 
 The sizes are those of the published configuration (https://huggingface.co/CompVis): a U-Net of 860
 million parameters, a VAE of 84 and CLIP ViT-L/14's text encoder of 123. The tokenizer is the

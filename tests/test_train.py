@@ -86,6 +86,7 @@ OWN_DEFAULTS = {
     "cache_latents": None,
     "caption": None,
     "caption_dropout_prob": 0.1,
+    "compile": "no",
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
     "label_column": None,

@@ -247,6 +247,13 @@ def _add_length_flags(add) -> None:
         help="encode images and captions once and keep them in memory (default: where the crop is "
         "not random and it takes no more than 8 GiB)",
     )
+    add(
+        "--compile",
+        choices=("no", "regional", "whole"),
+        default="no",
+        help="let torch.compile fuse the U-Net's transformer blocks, or all of it; the first step "
+        f"then takes minutes {_DEFAULT}",
+    )
     add("--allow_tf32", action="store_true", help="TF32 for float32 products on Ampere and later")
     add(
         "--enable_xformers_memory_efficient_attention",
