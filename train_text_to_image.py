@@ -239,12 +239,11 @@ def load_models(
     args: argparse.Namespace, accelerator: "Accelerator", seed: int
 ) -> tuple["PipelineParts", Any, Any]:
     """The pipeline's parts, what is trained of them, and its running average or None."""
-    import torch
-
     from utils.diffusion import load_pipeline_parts
     from utils.text_encoder_swap import replace_text_encoder
     from utils.trained_model import LoraOptions, make_trained_model
     from utils.training_state import load_unet, make_ema
+    from utils.unet_speed import prepare_unet
 
     model_name = args.pretrained_model_name_or_path
     where = {"variant": args.variant, "cache_dir": args.cache_dir}
@@ -281,8 +280,12 @@ def load_models(
         where |= {"subfolder": "unet", "local_files_only": args.offline}
         unet = load_unet(model_name, revision=args.non_ema_revision, **where)
         parts.unet.load_state_dict(unet.state_dict())
-    if accelerator.device.type == "cuda":  # on a CPU it gains nothing, and costs a tenth in bf16
-        parts.unet.to(memory_format=torch.channels_last)
+    prepare_unet(
+        parts.unet,
+        device_type=accelerator.device.type,
+        precision=accelerator.mixed_precision,
+        compile_mode=args.compile,
+    )
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
         if model.text_encoder is not None:

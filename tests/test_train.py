@@ -100,6 +100,7 @@ OWN_DEFAULTS = {
     "cache_only": False,
     "caption": None,
     "caption_dropout_prob": 0.1,
+    "compile": "no",
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
     "early_stopping_patience": None,
@@ -608,7 +609,7 @@ def test_the_device_is_waited_for_at_log_steps_only(run_training, monkeypatch):
 def test_bf16_is_the_default_where_the_device_computes_in_it(
     monkeypatch, flag, launched, device_has_it, expected
 ):
-    monkeypatch.setattr("utils.precision.has_bf16", lambda device: device_has_it)
+    monkeypatch.setattr("utils.precision.has_fast_bf16", lambda device_type: device_has_it)
     if launched is None:
         monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     else:

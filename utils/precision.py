@@ -5,17 +5,9 @@ import os
 import torch
 
 from utils.run_folder import get_logger
+from utils.unet_speed import has_fast_bf16
 
 _logger = get_logger("train")
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16, rather than to emulate it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
 
 
 def choose_precision(wanted: str | None, device: torch.device) -> str:
@@ -31,6 +23,6 @@ def choose_precision(wanted: str | None, device: torch.device) -> str:
     if precision == "fp16" and device.type == "cpu":
         _logger.warning("fp16 needs a GPU; this run computes in float32. On a CPU try bf16.")
         return "no"
-    if wanted is None and precision == "no" and has_bf16(device):
+    if wanted is None and precision == "no" and has_fast_bf16(device.type):
         return "bf16"
     return precision

@@ -180,14 +180,15 @@ def write_csv(
         writer.writerows(rows)
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that change results, those that are installed."""
+    found = {"python": platform.python_version()}
     for package in _RECORDED_PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def write_options(output_dir: Path | str, args: argparse.Namespace, **extra: object) -> Path:
@@ -207,7 +208,7 @@ def write_options(output_dir: Path | str, args: argparse.Namespace, **extra: obj
         "script": Path(sys.argv[0]).name,
         "argv": sys.argv[1:],
         "flags": flags,
-        "versions": _versions(),
+        "versions": versions(),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     write_json(path, options | extra)

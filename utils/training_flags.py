@@ -282,6 +282,13 @@ def _add_length_flags(add) -> None:
         help="type of the arithmetic; the trained weights stay float32 (default: what accelerate "
         "is launched with, and bf16 if that is nothing and the device computes in it)",
     )
+    add(
+        "--compile",
+        choices=("no", "regional", "whole"),
+        default="no",
+        help="let torch.compile fuse the U-Net's transformer blocks, or all of it; the first step "
+        f"then takes minutes {_DEFAULT}",
+    )
     add("--allow_tf32", action="store_true", help="TF32 for float32 products on Ampere and later")
     add(
         "--enable_xformers_memory_efficient_attention",

@@ -1,0 +1,77 @@
+import json
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import train_throughput
+from benchmarks.arithmetic import unet_flops
+from benchmarks.blocks import paired_ratio
+from utils.cli import UserError
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "train_throughput.py"
+
+
+def test_the_benchmark_times_both_loops(tiny_pipeline, toy_dataset, capsys):
+    argv = [f"--model={tiny_pipeline}", f"--data_dir={toy_dataset}", "--batch_size=2"]
+    argv += ["--pairs=1", "--block_steps=2", "--untimed_steps=1", "--markdown"]
+    assert train_throughput.main(argv) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    (row,) = result["batch_sizes"]
+    assert result["resolution"] == 64
+    assert row["ratio"] == row["ratio_least"] == row["ratio_most"] > 0
+    for loop in ("ours", "reference"):
+        assert row[loop]["images_per_s"] > 0 and row[loop]["matmul_share"] > 0
+        assert 0.3 < row[loop]["loss"] < 3
+    ratio = row["ours"]["images_per_s"] / row["reference"]["images_per_s"]
+    assert row["ratio"] == pytest.approx(ratio)
+    assert "| `train_text_to_image.py`" in printed.err
+
+
+def test_help_is_quick_and_has_examples():
+    began = time.perf_counter()
+    run = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True)
+    assert run.returncode == 0 and "--model sd14 --precision bf16" in run.stdout
+    assert time.perf_counter() - began < 1.5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says so only without a GPU")
+def test_sd14_without_a_gpu_says_what_to_do():
+    with pytest.raises(UserError, match=r"needs a GPU.*--model demo"):
+        train_throughput.main(["--model=sd14"])
+
+
+def test_a_wrong_batch_size_ends_with_the_flags_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_throughput.parse_args(["--batch_size", "0"])
+    assert stop.value.code == 2 and "--batch_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("reference", "ours"), [(0.5, math.nan), (0.5, 0.1), (0.1, 0.5)])
+def test_loops_that_do_not_learn_alike_end_the_run(reference, ours):
+    row = {"batch_size": 2, "reference": {"loss": reference}, "ours": {"loss": ours}}
+    with pytest.raises(UserError, match="batch size 2"):
+        train_throughput.check(row)
+    train_throughput.check(row | {"ours": {"loss": 1.1 * reference}})
+
+
+def test_the_ratio_is_of_pairs_not_of_means():
+    ratio = paired_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0])
+    assert (ratio.median, ratio.least, ratio.most) == (3.0, 2.0, 4.0)
+
+
+def test_stable_diffusion_has_its_published_size():
+    from benchmarks.sd14 import new_text_encoder, new_unet, new_vae
+
+    with torch.device("meta"):
+        parts = [new_unet(), new_vae(), new_text_encoder()]
+    sizes = [sum(weight.numel() for weight in part.parameters()) for part in parts]
+    assert sizes == [859_520_964, 83_653_863, 123_060_480]
+    # about 0.8 TFLOP a forward pass at 64 x 64 latents (two per multiplication and addition)
+    assert unet_flops(parts[0], text_length=77) == pytest.approx(0.8e12, rel=0.05)
