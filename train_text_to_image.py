@@ -48,7 +48,8 @@ from utils.checkpoints import (
 from utils.latent_cache_flags import latent_cache_dir
 from utils.run_folder import get_logger, print_result, write_options, write_text
 from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
-from utils.training_flags import TRACKERS, add_flags
+from utils.training_flag_values import TRACKERS
+from utils.training_flags import add_flags
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.checkpoints import find_checkpoint, list_checkpoints
 from utils.cli import UserError
 from utils.latent_cache_flags import cache_contradictions
-from utils.training_flags import TRACKERS
+from utils.training_flag_values import TRACKERS
 
 
 def contradictions(args: argparse.Namespace) -> list[str]:

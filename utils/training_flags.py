@@ -5,87 +5,14 @@ Nothing heavy is imported: a bad flag must answer at once.
 """
 
 import argparse
-import re
 from pathlib import Path
-from string import Formatter
 
 from utils import cli
+from utils import training_flag_values as values
 from utils.checkpoints import LATEST
 from utils.latent_cache_flags import add_cache_flags
 
-RESIZE_MODES = ("center_crop", "random_crop", "pad", "stretch")  # utils.images, which needs Pillow
-LR_SCHEDULERS = (
-    "linear",
-    "cosine",
-    "cosine_with_restarts",
-    "polynomial",
-    "constant",
-    "constant_with_warmup",
-)
-TRAINED = ("unet", "unet+text_encoder", "lora")
-TRACKERS = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "none": ()}
-TRACKERS["all"] = TRACKERS["tensorboard"] + TRACKERS["wandb"]
-
-_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_KINDS = {"model_index.json": "pipeline", "config.json": "text encoder"}
 _DEFAULT = "(default: %(default)s)"
-
-
-class _Refused(argparse.Action):
-    """A flag of the example that is not taken, with the reason in ``help``."""
-
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
-        parser.error(f"{option_string} {self.help}")
-
-
-def _model(text: str, index: str = "model_index.json") -> str:
-    path = Path(text).expanduser()
-    if path.is_dir():
-        if not (path / index).is_file():
-            raise argparse.ArgumentTypeError(f"{text!r} has no {index}: no {_KINDS[index]}")
-        return str(path)
-    if not _HUB_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a folder nor a name on the hub")
-    return text
-
-
-def _text_encoder(text: str) -> str:
-    return _model(text, "config.json")
-
-
-def _data_source(text: str) -> str:
-    path = Path(text).expanduser()
-    if not path.exists() and not re.search(r"[*?\[{]", text):
-        raise argparse.ArgumentTypeError(f"no such file or folder: {text!r}")
-    return str(path)
-
-
-def _template(text: str) -> str:
-    try:
-        list(Formatter().parse(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
-    return text
-
-
-def _interpolation(text: str) -> str:
-    if text != "lanczos":
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is refused: images are resized by Lanczos, antialiased, in every script, "
-            "so that training and evaluation see the same pixels"
-        )
-    return text
-
-
-def _tracker(text: str) -> str:
-    if text == "comet_ml":
-        raise argparse.ArgumentTypeError(
-            "'comet_ml' is refused: it sends the run to a server; use tensorboard or wandb, which "
-            "here stays offline unless WANDB_MODE says otherwise"
-        )
-    if text not in TRACKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(TRACKERS)}")
-    return text
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -106,14 +33,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def _add_model_flags(add) -> None:
     add(
         "--pretrained_model_name_or_path",
-        type=_model,
+        type=values.model_source,
         required=True,
         metavar="MODEL",
         help="pipeline folder of any Stable Diffusion 1.x or 2.x, or its name on the hub",
     )
     add(
         "--text_encoder_name_or_path",
-        type=_text_encoder,
+        type=values.text_encoder_source,
         metavar="MODEL",
         help="folder or hub name of a text encoder with its tokenizer, BERT-like (PubMedBERT, "
         "CXR-BERT, RadBERT) or CLIP, in place of the model's; where its width is another, the "
@@ -125,7 +52,7 @@ def _add_model_flags(add) -> None:
     add("--cache_dir", type=Path, metavar="DIR", help="where downloads are kept")
     add(
         "--train",
-        choices=TRAINED,
+        choices=values.TRAINED,
         default="unet",
         help="what is trained: the U-Net, the text encoder with it, or adapters in the U-Net, "
         f"which need a fraction of the memory {_DEFAULT}",
@@ -146,14 +73,14 @@ def _add_model_flags(add) -> None:
 def _add_data_flags(add) -> None:
     add(
         "--train_data_dir",
-        type=_data_source,
+        type=values.data_source,
         metavar="DATA",
         help="dataset folder, class folders, CSV, or WebDataset shards (*.tar)",
     )
     add("--dataset_name", metavar="NAME", help="data set of the hub, or a local path")
     add(
         "--dataset_config_name",
-        action=_Refused,
+        action=values.Refused,
         help="is refused: write the configuration you want with datasets' save_to_disk and give "
         "the folder as --train_data_dir",
     )
@@ -161,7 +88,7 @@ def _add_data_flags(add) -> None:
     add("--caption_column", default="text", help=f"column of the captions {_DEFAULT}")
     add(
         "--caption",
-        type=_template,
+        type=values.template,
         metavar="TEMPLATE",
         help="make every caption of other columns, e.g. 'retinal OCT B-scan, {label}' (default for "
         "data without captions, such as class folders: the label)",
@@ -188,7 +115,7 @@ def _add_sample_flags(add) -> None:
     add("--resolution", type=cli.resolution, default=512, help=f"image side in pixels {_DEFAULT}")
     add(
         "--resize_mode",
-        choices=RESIZE_MODES,
+        choices=values.RESIZE_MODES,
         default="random_crop",
         help=f"how a wide scan becomes a square; pad loses nothing {_DEFAULT}",
     )
@@ -208,7 +135,7 @@ def _add_sample_flags(add) -> None:
     )
     add(
         "--image_interpolation_mode",
-        type=_interpolation,
+        type=values.interpolation,
         default="lanczos",
         help="lanczos, the only one",
     )
@@ -254,7 +181,12 @@ def _add_loss_flags(add) -> None:
 def _add_optimizer_flags(add) -> None:
     add("--learning_rate", type=cli.positive_float, default=1e-4, help=f"peak rate {_DEFAULT}")
     add("--scale_lr", action="store_true", help="multiply the rate by the images per step")
-    add("--lr_scheduler", choices=LR_SCHEDULERS, default="constant", help=f"schedule {_DEFAULT}")
+    add(
+        "--lr_scheduler",
+        choices=values.LR_SCHEDULERS,
+        default="constant",
+        help=f"schedule {_DEFAULT}",
+    )
     add("--lr_warmup_steps", type=cli.non_negative_int, default=500, help=f"steps {_DEFAULT}")
     add("--adam_beta1", type=cli.probability, default=0.9, help=_DEFAULT)
     add("--adam_beta2", type=cli.probability, default=0.999, help=_DEFAULT)
@@ -328,7 +260,7 @@ def _add_watch_flags(add) -> None:
     )
     add(
         "--report_to",
-        type=_tracker,
+        type=values.tracker,
         default="tensorboard",
         help=f"tensorboard, wandb (offline), all or none {_DEFAULT}",
     )
@@ -349,7 +281,7 @@ def _add_output_flags(add) -> None:
     add("--hub_model_id", metavar="NAME", help="private repository on the hub to upload to")
     add(
         "--hub_token",
-        action=_Refused,
+        action=values.Refused,
         help="is refused: it would stand in logs and in options.json; run 'hf auth login' or set "
         "HF_TOKEN",
     )
