@@ -7,14 +7,19 @@ two cores, most of it imports.
 import csv
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil  # a dependency of accelerate
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from utils.checkpoints import is_complete
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 4
@@ -66,13 +71,16 @@ def run_together(commands, **settings):
     assert [process.returncode for process in started] == [0] * len(started), "\n".join(errors)
 
 
-def launch(num_processes, flags):
-    """accelerate launch on this machine's CPUs."""
+def launch_command(num_processes, flags):
+    """accelerate launch on this machine's CPUs, where ACCELERATE_USE_CPU says so."""
     command = ["accelerate", "launch", "--dynamo_backend=no", "--num_machines=1"]
     command += [f"--num_processes={num_processes}", "--mixed_precision=no"]
     command += ["--multi_gpu", f"--main_process_port={free_port()}"] if num_processes > 1 else []
-    command += ["train_text_to_image.py", *flags]
-    run_together([(command, {})], ACCELERATE_USE_CPU="true")
+    return [*command, "train_text_to_image.py", *flags]
+
+
+def launch(num_processes, flags):
+    run_together([(launch_command(num_processes, flags), {})], ACCELERATE_USE_CPU="true")
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +166,43 @@ def test_two_processes_that_were_stopped_end_like_two_that_were_not(runs, part):
 def test_every_process_leaves_its_random_state_in_a_checkpoint(runs):
     names = {path.name for path in (runs / "two" / "checkpoint-2").iterdir()}
     assert {"random_states_0.pkl", "random_states_1.pkl"} <= names
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(
+    tiny_pipeline, toy_dataset, tmp_path
+):
+    out = tmp_path / "out"
+    flags = training_flags(tiny_pipeline, toy_dataset, out, num_processes=2)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    launcher = subprocess.Popen(
+        launch_command(2, [*flags, "--max_train_steps=100000", "--checkpointing_steps=100000"]),
+        cwd=ROOT,
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(out / "train_log.csv", launcher)
+        trainers = psutil.Process(launcher.pid).children()
+        assert len(trainers) == 2
+        trainers[1].send_signal(signal.SIGTERM)
+        _, told = launcher.communicate(timeout=TIME_LIMIT_S)
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, 9)
+    assert launcher.returncode != 0
+    assert "--resume_from_checkpoint latest" in told
+    (checkpoint,) = out.glob("checkpoint-*")
+    assert is_complete(checkpoint)
+    names = {path.name for path in checkpoint.iterdir()}
+    assert {"random_states_0.pkl", "random_states_1.pkl"} <= names
+    assert column(out, "step")[-1] == float(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def wait_for(path, process):
+    end = time.monotonic() + TIME_LIMIT_S
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, f"{path} was not written in time"
+        time.sleep(0.1)
