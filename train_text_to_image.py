@@ -159,7 +159,7 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
             f"{started} processes were started, but each runs alone, for this machine shows no "
             "GPU: start one process, or set ACCELERATE_USE_CPU=true to let them train together"
         )
-    set_up_engine(args, accelerator)
+    set_up_engine(args, accelerator, precision)
     if not accelerator.is_local_main_process:
         logger.setLevel("ERROR")
     return accelerator
@@ -418,6 +418,7 @@ def load_run(args: argparse.Namespace) -> Run:
     from accelerate.utils import set_seed
 
     from utils.trained_weights import prepare
+    from utils.training_engines import precision_used
 
     checkpoint, stored = None, {}
     if args.resume_from_checkpoint is not None:
@@ -443,7 +444,7 @@ def load_run(args: argparse.Namespace) -> Run:
         facts = state | {
             "skipped": dataset.skipped,
             "plan": plan,
-            "mixed_precision_used": accelerator.mixed_precision,
+            "mixed_precision_used": precision_used(accelerator),
             "resumed_from": checkpoint,
         }
         write_options(args.output_dir, args, **facts)
@@ -673,6 +674,7 @@ def save_run(run: Run, model: "TrainedModel", journal: "Journal", step: int) -> 
     from utils.diffusion import save_pipeline
     from utils.model_card import model_card_text
     from utils.trained_model import fuse_adapters, parts_with, save_lora
+    from utils.training_engines import precision_used
 
     args = run.args
     result = {
@@ -681,7 +683,7 @@ def save_run(run: Run, model: "TrainedModel", journal: "Journal", step: int) -> 
         "steps": step,
         "epochs": run.plan.epoch(step),
         "images": run.plan.num_images,
-        "mixed_precision": run.accelerator.mixed_precision,
+        "mixed_precision": precision_used(run.accelerator),
         "seed": run.state["seed"],
         **journal.summary(),
     }

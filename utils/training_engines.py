@@ -14,8 +14,13 @@ from utils.sharded_weights import whole
 MAX_ZERO_STAGE = 2  # beyond it the weights themselves are split
 
 
-def set_up_engine(args: argparse.Namespace, accelerator) -> None:
+def set_up_engine(args: argparse.Namespace, accelerator, precision: str) -> None:
     """Hand the flags to the engine that splits the training, if there is one.
+
+    Args:
+        args: The flags.
+        accelerator: Made with them.
+        precision: ``no``, ``fp16`` or ``bf16``.
 
     Raises:
         UserError: If its configuration or the flags ask for what does not work with it.
@@ -24,9 +29,11 @@ def set_up_engine(args: argparse.Namespace, accelerator) -> None:
         _refuse("FSDP", _conflicts_of_fsdp(args, accelerator.state.fsdp_plugin))
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         config = accelerator.state.deepspeed_plugin.deepspeed_config
-        _refuse("DeepSpeed", _conflicts_of_deepspeed(args, config))
+        _refuse("DeepSpeed", _conflicts_of_deepspeed(config, precision))
         config["train_micro_batch_size_per_gpu"] = args.train_batch_size
         config["gradient_clipping"] = args.max_grad_norm
+        # Weights and moments stay float32.
+        config["torch_autocast"] = {"enabled": precision == "bf16", "dtype": "bfloat16"}
 
 
 def _conflicts_of_fsdp(args: argparse.Namespace, plugin) -> tuple[tuple[bool, str], ...]:
@@ -45,7 +52,7 @@ def _conflicts_of_fsdp(args: argparse.Namespace, plugin) -> tuple[tuple[bool, st
     )
 
 
-def _conflicts_of_deepspeed(args: argparse.Namespace, config: dict) -> tuple[tuple[bool, str], ...]:
+def _conflicts_of_deepspeed(config: dict, precision: str) -> tuple[tuple[bool, str], ...]:
     rounded = [name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled") is True]
     return (
         (
@@ -55,9 +62,10 @@ def _conflicts_of_deepspeed(args: argparse.Namespace, config: dict) -> tuple[tup
         ),
         (
             bool(rounded),
-            f"{' '.join(rounded)}: enabled would round the weights and their average; enable "
-            "torch_autocast instead, as configs/deepspeed_zero2.json does",
+            f"{' '.join(rounded)}: enabled rounds the weights and their average; disable it as in "
+            "configs/deepspeed_zero2.json, --mixed_precision bf16 computes in bf16 all the same",
         ),
+        (precision == "fp16", "--mixed_precision fp16 does not work with it; take bf16 or no"),
     )
 
 
@@ -73,7 +81,14 @@ def clip_gradients(accelerator, parameters: list, max_norm: float) -> torch.Tens
     DeepSpeed has clipped them already, and made its step.
 
     Returns:
-        The norm before, whole on every process; NaN if DeepSpeed does not tell it.
+        The norm before, whole on every process.
     """
-    norm = accelerator.clip_grad_norm_(parameters, max_norm)
-    return float("nan") if norm is None else whole(norm)
+    return whole(accelerator.clip_grad_norm_(parameters, max_norm))
+
+
+def precision_used(accelerator) -> str:
+    """``no``, ``fp16`` or ``bf16``; of DeepSpeed's own autocast accelerate knows nothing."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        return "bf16" if config["torch_autocast"]["enabled"] else "no"
+    return accelerator.mixed_precision
