@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 4
-TIME_LIMIT_S = 400
+TIME_LIMIT_S = 120
 TRAINED = {  # what is trained: folders of checkpoints
     "unet": ("unet",),
     "unet+text_encoder": ("unet", "text_encoder"),
@@ -33,6 +33,7 @@ from accelerate.utils import DistributedType
 import train_text_to_image
 
 start = AcceleratorState.__init__
+PartialState.destroy_process_group = lambda *_: None  # the next run goes on with it
 
 
 def start_split(self, *args, **kwargs):
