@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from utils.dataset import Dataset
     from utils.diffusion import PipelineParts
     from utils.interruption import Interruption
+    from utils.trained_model import TrainedModel
+    from utils.trained_weights import Weights
     from utils.training_data import SampleOptions, TrainingSet
     from utils.training_journal import Journal
     from utils.training_state import Plan
@@ -75,9 +77,10 @@ class Run:
         accelerator: Accelerate's view of devices and processes.
         parts: The pipeline, what is trained among it.
         model: What is trained (utils.trained_model), as accelerate prepared it.
-        ema: Its running average, or None.
         optimizer: Prepared by accelerate.
         lr_scheduler: Prepared by accelerate; steps once per optimizer step.
+        ema: The model's running average, or None.
+        weights: Of the model and its average, to look at and to save.
         samples: What to train on.
         held_out: What to measure the loss on, or None.
         plan: Which part of the data stream to go through.
@@ -88,9 +91,10 @@ class Run:
     accelerator: "Accelerator"
     parts: "PipelineParts"
     model: Any
-    ema: Any
     optimizer: Any
     lr_scheduler: Any
+    ema: Any
+    weights: "Weights"
     samples: "TrainingSet"
     held_out: "TrainingSet | None"
     plan: "Plan"
@@ -131,6 +135,7 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
     from accelerate.utils import ProjectConfiguration, parse_flag_from_env
 
     from utils.precision import choose_precision
+    from utils.training_engines import set_up_engine
 
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     precision = choose_precision(args.mixed_precision, PartialState(cpu=on_cpu).device)
@@ -155,6 +160,7 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
             f"{started} processes were started, but each runs alone, for this machine shows no "
             "GPU: start one process, or set ACCELERATE_USE_CPU=true to let them train together"
         )
+    set_up_engine(args, accelerator, precision)
     if not accelerator.is_local_main_process:
         logger.setLevel("ERROR")
     return accelerator
@@ -286,6 +292,7 @@ def load_models(
         device_type=accelerator.device.type,
         precision=accelerator.mixed_precision,
         compile_mode=args.compile,
+        is_split=accelerator.is_fsdp2,
     )
     if args.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
@@ -414,7 +421,8 @@ def load_run(args: argparse.Namespace) -> Run:
     """Everything that training needs; the data is checked before any model is loaded."""
     from accelerate.utils import set_seed
 
-    from utils.training_state import register_files
+    from utils.trained_weights import prepare
+    from utils.training_engines import precision_used
 
     checkpoint, stored = None, {}
     if args.resume_from_checkpoint is not None:
@@ -440,23 +448,22 @@ def load_run(args: argparse.Namespace) -> Run:
         facts = state | {
             "skipped": dataset.skipped,
             "plan": plan,
-            "mixed_precision_used": accelerator.mixed_precision,
+            "mixed_precision_used": precision_used(accelerator),
             "resumed_from": checkpoint,
         }
         write_options(args.output_dir, args, **facts)
     parts, model, ema = load_models(args, accelerator, seed)
     samples, held_out_samples = make_samples(args, accelerator, parts, (dataset, held_out), seed)
-    register_files(accelerator, ema)
     optimizer, schedule = make_optimizer(args, accelerator, model, plan.last_step)
-    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    *prepared, weights = prepare(accelerator, model, ema, optimizer, schedule)
     set_seed(seed, device_specific=True)  # dropout differs between processes
     if checkpoint is not None:
         accelerator.load_state(str(checkpoint))
         accelerator.step = 0  # counts passes to accumulate, which may be others now
         logger.info("going on from %s", checkpoint)
     _start_trackers(args, accelerator)
-    prepared = (model, ema, optimizer, schedule)
-    return Run(args, accelerator, parts, *prepared, samples, held_out_samples, plan, state)
+    trained = (*prepared, ema, weights)
+    return Run(args, accelerator, parts, *trained, samples, held_out_samples, plan, state)
 
 
 def _start_trackers(args: argparse.Namespace, accelerator: "Accelerator") -> None:
@@ -483,6 +490,7 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     from utils.diffusion import diffusion_loss, min_snr_weights, training_target
     from utils.trained_model import trained_parameters
     from utils.training_data import PositionBatches, encode_batch, make_loader
+    from utils.training_engines import clip_gradients
 
     args, accelerator, plan, model = run.args, run.accelerator, run.plan, run.model
     device, schedule = accelerator.device, run.parts.noise_scheduler
@@ -528,7 +536,7 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
             )
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                grad_norm = accelerator.clip_grad_norm_(parameters, args.max_grad_norm)
+                grad_norm = clip_gradients(accelerator, parameters, args.max_grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
         journal.add_batch(loss, batch["names"])
@@ -596,8 +604,6 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
     At the end both are due. A resumed run calls it for its first step: the one before it may have
     been stopped after the checkpoint.
     """
-    from utils.training_state import averaged_weights
-
     args, plan = run.args, run.plan
     if args.validation_steps is not None:
         due = step % args.validation_steps == 0
@@ -610,8 +616,7 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
     if not draws and not measures:
         return
     journal.flush()
-    model = run.accelerator.unwrap_model(run.model)
-    with averaged_weights(run.ema, model):
+    with run.weights.averaged() as model:
         if draws:
             draw_validation(run, model, pictures, step)
             journal.drawn.add(step)
@@ -626,13 +631,14 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
 
 def draw_validation(run: Run, model, folder: Path, step: int) -> None:
     """Draw the validation prompts, each process its share."""
+    from utils.trained_model import parts_with
     from utils.validation import draw_prompts, track_pictures
 
     args = run.args
     prompts = args.validation_prompts[: args.max_validation_images]
     paths = draw_prompts(
         run.accelerator,
-        run.parts,
+        parts_with(run.parts, model),
         model.unet,
         prompts,
         folder=folder,
@@ -667,11 +673,12 @@ def out_of_patience(args: argparse.Namespace, journal: "Journal") -> bool:
 # Save
 
 
-def save_run(run: Run, journal: "Journal", step: int) -> dict:
+def save_run(run: Run, model: "TrainedModel", journal: "Journal", step: int) -> dict:
     """Write the pipeline folder and its card, on the main process; returns the result."""
     from utils.diffusion import save_pipeline
     from utils.model_card import model_card_text
-    from utils.trained_model import fuse_adapters, save_lora, trained_parameters
+    from utils.trained_model import fuse_adapters, parts_with, save_lora
+    from utils.training_engines import precision_used
 
     args = run.args
     result = {
@@ -680,18 +687,15 @@ def save_run(run: Run, journal: "Journal", step: int) -> dict:
         "steps": step,
         "epochs": run.plan.epoch(step),
         "images": run.plan.num_images,
-        "mixed_precision": run.accelerator.mixed_precision,
+        "mixed_precision": precision_used(run.accelerator),
         "seed": run.state["seed"],
         **journal.summary(),
     }
-    model = run.accelerator.unwrap_model(run.model, keep_fp32_wrapper=False)
-    if run.ema is not None:
-        run.ema.copy_to(trained_parameters(model))
     with pipeline_folder(args.output_dir) as temporary:
         if model.has_adapters:
             save_lora(model.unet, temporary / "lora")
             fuse_adapters(model.unet)
-        save_pipeline(run.parts, model.unet, temporary)
+        save_pipeline(parts_with(run.parts, model), model.unet, temporary)
     prompts = args.validation_prompts or []
     card = model_card_text(
         title=args.output_dir.resolve().name,
@@ -744,8 +748,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.warning("stopped after step %d; to go on:\n  %s", step, command)
         return exit_status(interruption.signal)
     watch(run, journal, step, at_end=True)
+    model = run.weights.finished()
     if run.accelerator.is_main_process:
-        result = save_run(run, journal, step)
+        result = save_run(run, model, journal, step)
         if args.push_to_hub:
             push(args)
     run.accelerator.end_training()

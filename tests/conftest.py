@@ -15,6 +15,8 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "D
     os.environ[name] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+CONFIGS = Path(__file__).parents[1] / "configs"
+
 TOY_FINDINGS = {
     "normal": "normal retina with a regular foveal pit",
     "macular edema": "macular edema with cystic spaces",
@@ -151,6 +153,21 @@ def _toy_scan(rng, label_index: int):
     depth = np.arange(48)[:, None]
     layer = 180.0 * np.exp(-(((depth - 12 - 10 * label_index) / 4.0) ** 2))
     return np.clip(layer + rng.uniform(0, 60, size=(48, 64)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def fsdp_settings() -> dict[str, str]:
+    """What accelerate launch hands to processes of configs/fsdp.yaml, without turning FSDP on."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    argv = ["--config_file", str(CONFIGS / "fsdp.yaml"), "--mixed_precision", "no"]
+    with pytest.MonkeyPatch.context() as patch:
+        argv += ["--main_process_port", "0"]
+        patch.setattr(sys, "argv", ["accelerate", *argv, "train.py"])
+        args, _, _ = _validate_launch_command(launch_command_parser().parse_args())
+        configured = prepare_multi_gpu_env(args)
+    return {name: value for name, value in configured.items() if name.startswith("FSDP_")}
 
 
 @pytest.fixture(autouse=True)

@@ -967,7 +967,7 @@ def test_a_second_ctrl_c_while_saving_leaves_nothing_half_written(
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.training_state.save_weights", interrupted)
+    monkeypatch.setattr("utils.trained_weights.save_weights", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_training("--checkpointing_steps=1")
     assert checkpoints_of(tmp_path / "out") == set()

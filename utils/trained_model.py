@@ -5,7 +5,7 @@ All of it is one module, so that one wrapper of accelerate (DDP, FSDP, DeepSpeed
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,12 @@ def _add_adapters(unet: UNet2DConditionModel, lora: LoraOptions) -> None:
         unet.add_adapter(config, _ADAPTER)
     except ValueError as error:
         raise UserError(f"--lora_targets {' '.join(lora.targets)}: {error}") from error
+
+
+def parts_with(parts: PipelineParts, model: TrainedModel) -> PipelineParts:
+    """The pipeline around this model, which may be a copy of the one that was trained."""
+    text_encoder = parts.text_encoder if model.text_encoder is None else model.text_encoder
+    return replace(parts, unet=model.unet, text_encoder=text_encoder)
 
 
 def trained_parameters(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:

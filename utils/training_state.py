@@ -1,14 +1,6 @@
-"""What a training run carries from step to step: its plan, its averaged weights, its files.
+"""What a training run carries from step to step: its plan and its averaged weights."""
 
-A checkpoint holds what is trained (``unet``, ``text_encoder`` or ``lora``) and its average
-(``unet_ema``, ...) in diffusers' format, so that each loads in a plain pipeline; accelerate adds
-optimizer, schedule and random states.
-"""
-
-import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +10,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 
 from utils.cli import UserError
-from utils.run_folder import write_json
-from utils.trained_model import TrainedModel, load_weights, save_weights, trained_parameters
-
-EMA_SUFFIX = "_ema"
+from utils.trained_model import TrainedModel, trained_parameters
 
 
 @dataclass(frozen=True)
@@ -65,73 +54,6 @@ def steps_of_epochs(num_epochs: int, *, num_images: int, images_per_step: int) -
 def make_ema(model: TrainedModel, *, decay: float) -> EMAModel:
     """Running average of what is trained, starting at what it is now; updated in one call."""
     return EMAModel(trained_parameters(model), decay=decay, foreach=True)
-
-
-@contextmanager
-def averaged_weights(ema: EMAModel | None, model: TrainedModel) -> Iterator[None]:
-    """Let a model work with its averaged weights, if it has any, and give it its own back."""
-    if ema is None:
-        yield
-        return
-    ema.store(trained_parameters(model))
-    ema.copy_to(trained_parameters(model))
-    try:
-        yield
-    finally:
-        ema.restore(list(trained_parameters(model)))
-
-
-def register_files(accelerator, ema: EMAModel | None) -> None:
-    """Let accelerate save and load what is trained, and its average, in diffusers' format."""
-
-    def save(models: list, weights: list, folder: str) -> None:
-        weights.clear()  # or accelerate would write the model a second time
-        if not accelerator.is_main_process:
-            return
-        model = accelerator.unwrap_model(models[0])
-        save_weights(model, Path(folder))
-        if ema is not None:
-            _save_ema(ema, model, Path(folder))
-
-    def load(models: list, folder: str) -> None:
-        model = accelerator.unwrap_model(models.pop())  # what is left, accelerate would load itself
-        if ema is not None:
-            _load_ema(ema, model, Path(folder))
-        load_weights(model, Path(folder))
-
-    accelerator.register_save_state_pre_hook(save)
-    accelerator.register_load_state_pre_hook(load)
-
-
-def _counters_path(model: TrainedModel, folder: Path) -> Path:
-    first, *_ = model.folders()
-    return folder / f"{first}{EMA_SUFFIX}" / "config.json"
-
-
-def _save_ema(ema: EMAModel, model: TrainedModel, folder: Path) -> None:
-    with averaged_weights(ema, model):
-        save_weights(model, folder, EMA_SUFFIX)
-    counters = ema.state_dict()
-    del counters["shadow_params"]
-    path = _counters_path(model, folder)
-    # Beside the U-Net's own entries, where EMAModel.from_pretrained looks for them.
-    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, config | counters)
-
-
-def _load_ema(ema: EMAModel, model: TrainedModel, folder: Path) -> None:
-    path = _counters_path(model, folder)
-    if not path.is_file():
-        raise UserError(
-            f"{path.parent} is missing: that run had no --use_ema; leave it out here too"
-        )
-    counters = json.loads(path.read_text(encoding="utf-8"))
-    device, decay = ema.shadow_params[0].device, ema.decay
-    load_weights(model, folder, EMA_SUFFIX)
-    weights = [parameter.detach() for parameter in trained_parameters(model)]
-    ema.load_state_dict(counters | {"shadow_params": weights})
-    ema.decay = decay  # the flag of the resumed run counts
-    ema.to(device)
 
 
 def load_unet(path: str | Path, **where) -> UNet2DConditionModel:

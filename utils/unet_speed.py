@@ -26,7 +26,9 @@ def has_fast_bf16(device_type: str) -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
 
 
-def prepare_unet(unet, *, device_type: str, precision: str, compile_mode: str) -> None:
+def prepare_unet(
+    unet, *, device_type: str, precision: str, compile_mode: str, is_split: bool = False
+) -> None:
     """Let a U-Net compute as is fastest on its device; call before accelerate prepares it.
 
     On a GPU the layout is channels last. On a CPU it stays contiguous: the demo's U-Net takes 431
@@ -39,10 +41,11 @@ def prepare_unet(unet, *, device_type: str, precision: str, compile_mode: str) -
         device_type: ``cuda`` or ``cpu``.
         precision: ``no``, ``fp16`` or ``bf16``, of the arithmetic around it.
         compile_mode: One of `COMPILE_MODES`; ``regional`` compiles the transformer blocks only.
+        is_split: Whether FSDP will split it, which takes contiguous weights only.
     """
-    if device_type == "cuda":
+    if device_type == "cuda" and not is_split:
         unet.to(memory_format=torch.channels_last)
-    elif precision == "bf16":
+    if device_type == "cpu" and precision == "bf16":
         use_float32_attention(unet)
     if compile_mode == "regional":
         unet.compile_repeated_blocks()
