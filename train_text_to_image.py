@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from utils.interruption import Interruption
     from utils.trained_model import TrainedModel
     from utils.trained_weights import Weights
-    from utils.training_data import SampleOptions, TrainingSet
+    from utils.training_data import TrainingSet
     from utils.training_journal import Journal
     from utils.training_state import Plan
 
@@ -303,52 +303,10 @@ def load_models(
     return parts, model, ema
 
 
-def make_samples(
-    args: argparse.Namespace,
-    accelerator: "Accelerator",
-    parts: "PipelineParts",
-    datasets: Sequence["Dataset | None"],
-    seed: int,
-) -> list["TrainingSet | None"]:
-    """Samples to train on and held-out ones, with what the latent cache keeps of them."""
-    from utils.latent_cache import encode_once, is_cacheable
-    from utils.sampling import vae_factor
-    from utils.training_data import SampleOptions
-
-    side = args.resolution // vae_factor(parts.vae)
-    options = SampleOptions(
-        seed=seed,
-        resolution=args.resolution,
-        resize_mode=args.resize_mode,
-        random_flip=args.random_flip,
-        caption_dropout_prob=args.caption_dropout_prob,
-        latent_shape=(parts.vae.config.latent_channels, side, side),
-        num_timesteps=parts.noise_scheduler.config.num_train_timesteps,
-        noise_offset=args.noise_offset,
-        input_perturbation=args.input_perturbation,
-        num_crops=args.cache_crops,
-    )
-    samples = tokenize_samples(args, parts, datasets, options)
-    if is_cacheable(samples, wanted=args.cache_latents):
-        samples = encode_once(
-            samples,
-            parts,
-            accelerator,
-            folder=latent_cache_dir(args),
-            batch_size=args.train_batch_size,
-            num_workers=num_loader_workers(args, accelerator),
-            with_text=args.train != "unet+text_encoder",
-            required=bool(args.cache_latents) or args.cache_only,
-        )
-    if samples[0].latents is None:
-        parts.vae.to(accelerator.device)
-        parts.text_encoder.to(accelerator.device)
-    return samples
-
-
 def fill_cache(args: argparse.Namespace) -> int:
     """Encode what the latent cache lacks, print what it holds of these data, and end."""
     from utils.latent_cache import count_cached
+    from utils.training_samples import make_samples
 
     accelerator = start_accelerator(args)
     seed = agree_on_seed(args, {})
@@ -359,31 +317,6 @@ def fill_cache(args: argparse.Namespace) -> int:
         print_result(count_cached(samples) | {"latent_cache_dir": latent_cache_dir(args)})
     accelerator.end_training()
     return 0
-
-
-def tokenize_samples(
-    args: argparse.Namespace,
-    parts: "PipelineParts",
-    datasets: Sequence["Dataset | None"],
-    options: "SampleOptions",
-) -> list["TrainingSet | None"]:
-    """The samples with token ids; how many a caption may have stays in the text encoder."""
-    from utils.text_encoding import settle_num_caption_chunks
-    from utils.training_data import make_training_set, possible_captions
-    from utils.training_notes import tell_long_captions
-
-    present = [dataset for dataset in datasets if dataset is not None]
-    num_chunks = settle_num_caption_chunks(
-        parts.tokenizer,
-        parts.text_encoder,
-        [caption for each in present for caption in possible_captions(each, options)],
-        long_captions=args.long_captions,
-    )
-    tell_long_captions(datasets[0], parts.tokenizer, num_chunks)
-    return [
-        None if dataset is None else make_training_set(dataset, each, parts.tokenizer, num_chunks)
-        for dataset, each in zip(datasets, (options, options.held_out()))
-    ]
 
 
 def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", model, last_step: int):
@@ -423,6 +356,7 @@ def load_run(args: argparse.Namespace) -> Run:
 
     from utils.trained_weights import prepare
     from utils.training_engines import precision_used
+    from utils.training_samples import make_samples
 
     checkpoint, stored = None, {}
     if args.resume_from_checkpoint is not None:
@@ -491,6 +425,7 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     from utils.trained_model import trained_parameters
     from utils.training_data import PositionBatches, encode_batch, make_loader
     from utils.training_engines import clip_gradients
+    from utils.training_samples import num_loader_workers
 
     args, accelerator, plan, model = run.args, run.accelerator, run.plan, run.model
     device, schedule = accelerator.device, run.parts.noise_scheduler
@@ -504,7 +439,7 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    workers = num_loader_workers(args, accelerator)
+    workers = num_loader_workers(args, accelerator, cached=run.samples.latents is not None)
     pin_memory = device.type == "cuda"
     batches = iter(make_loader(run.samples, positions, num_workers=workers, pin_memory=pin_memory))
 
@@ -562,16 +497,6 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
             break
     journal.flush()
     return step
-
-
-def num_loader_workers(args: argparse.Namespace, accelerator: "Accelerator") -> int:
-    """Processes that read images for this one."""
-    if args.dataloader_num_workers is not None:
-        return args.dataloader_num_workers
-    if accelerator.device.type == "cpu":
-        return 0
-    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    return min(8, max(1, cli.available_cores() // processes_here))
 
 
 def update_average(run: Run, parameters: Sequence[Any]) -> None:

@@ -10,7 +10,9 @@ from PIL import Image
 
 from utils.diffusion import PipelineParts, assemble_pipeline, training_target
 from utils.image_files import save_png
+from utils.images import to_uint8
 from utils.provenance import DIGITAL_SOURCE_TYPE
+from utils.sampling import decode_latents
 from utils.text_encoding import encode_text, num_caption_chunks, tokenize
 from utils.training_data import TrainingSet, encode_batch, make_loader
 
@@ -51,14 +53,17 @@ def draw_prompts(
         return encode_text(parts.text_encoder, ids)
 
     for place in range(accelerator.process_index, len(prompts), accelerator.num_processes):
-        image = pipeline(
-            prompt_embeds=embed(prompts[place]),
-            negative_prompt_embeds=embed(""),
-            height=resolution,
-            width=resolution,
-            num_inference_steps=SAMPLER_STEPS,
-            generator=torch.Generator().manual_seed(seed + place),
-        ).images[0]
+        with accelerator.autocast():
+            latents = pipeline(
+                prompt_embeds=embed(prompts[place]),
+                negative_prompt_embeds=embed(""),
+                height=resolution,
+                width=resolution,
+                num_inference_steps=SAMPLER_STEPS,
+                generator=torch.Generator().manual_seed(seed + place),
+                output_type="latent",
+            ).images
+        [image] = to_uint8(decode_latents(parts.vae, latents))  # float32: fp16 may overflow there
         entries = {
             "synthetic": "true",
             "digital_source_type": DIGITAL_SOURCE_TYPE,

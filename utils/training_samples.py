@@ -1,0 +1,101 @@
+"""From the flags of ``train_text_to_image.py`` to the samples it trains on."""
+
+import argparse
+from collections.abc import Sequence
+
+from utils.dataset import Dataset
+from utils.diffusion import PipelineParts
+from utils.latent_cache import encode_once, is_cacheable
+from utils.latent_cache_flags import latent_cache_dir
+from utils.sampling import vae_factor
+from utils.text_encoding import settle_num_caption_chunks
+from utils.training_data import SampleOptions, TrainingSet, make_training_set, possible_captions
+from utils.training_notes import tell_long_captions
+from utils.workers import cores_per_process
+
+MAX_READERS = 8  # of images; more wait for the disk
+MAX_CACHE_READERS = 2  # a sample takes 0.3 ms, most of it the noise
+
+
+def make_samples(
+    args: argparse.Namespace,
+    accelerator,
+    parts: PipelineParts,
+    datasets: Sequence[Dataset | None],
+    seed: int,
+) -> list[TrainingSet | None]:
+    """Samples to train on and held-out ones, with what the latent cache keeps of them.
+
+    Args:
+        args: The script's flags.
+        accelerator: Tells device, precision and the process's share of the encoding.
+        parts: The pipeline; its text encoder's configuration keeps the number of chunks.
+        datasets: What to train on, and what to measure the loss on or None.
+        seed: Of everything random.
+    """
+    side = args.resolution // vae_factor(parts.vae)
+    options = SampleOptions(
+        seed=seed,
+        resolution=args.resolution,
+        resize_mode=args.resize_mode,
+        random_flip=args.random_flip,
+        caption_dropout_prob=args.caption_dropout_prob,
+        latent_shape=(parts.vae.config.latent_channels, side, side),
+        num_timesteps=parts.noise_scheduler.config.num_train_timesteps,
+        noise_offset=args.noise_offset,
+        input_perturbation=args.input_perturbation,
+        num_crops=args.cache_crops,
+    )
+    samples = _tokenize_samples(args, parts, datasets, options)
+    if is_cacheable(samples, wanted=args.cache_latents):
+        samples = encode_once(
+            samples,
+            parts,
+            accelerator,
+            folder=latent_cache_dir(args),
+            batch_size=args.train_batch_size,
+            num_workers=num_loader_workers(args, accelerator, cached=False),
+            with_text=args.train != "unet+text_encoder",
+            required=bool(args.cache_latents) or args.cache_only,
+        )
+    if samples[0].latents is None:
+        parts.vae.to(accelerator.device)
+        parts.text_encoder.to(accelerator.device)
+    return samples
+
+
+def _tokenize_samples(
+    args: argparse.Namespace,
+    parts: PipelineParts,
+    datasets: Sequence[Dataset | None],
+    options: SampleOptions,
+) -> list[TrainingSet | None]:
+    """The samples with token ids; how many a caption may have stays in the text encoder."""
+    present = [dataset for dataset in datasets if dataset is not None]
+    num_chunks = settle_num_caption_chunks(
+        parts.tokenizer,
+        parts.text_encoder,
+        [caption for each in present for caption in possible_captions(each, options)],
+        long_captions=args.long_captions,
+    )
+    tell_long_captions(datasets[0], parts.tokenizer, num_chunks)
+    return [
+        None if dataset is None else make_training_set(dataset, each, parts.tokenizer, num_chunks)
+        for dataset, each in zip(datasets, (options, options.held_out()))
+    ]
+
+
+def num_loader_workers(args: argparse.Namespace, accelerator, *, cached: bool) -> int:
+    """Processes that make samples for this one; none on a CPU, whose cores train.
+
+    Args:
+        args: The script's flags.
+        accelerator: Tells device and number of processes.
+        cached: Whether nothing is read but the latent cache.
+    """
+    if args.dataloader_num_workers is not None:
+        return args.dataloader_num_workers
+    if accelerator.device.type == "cpu":
+        return 0
+    spare = max(1, cores_per_process(accelerator.num_processes) - 1)
+    return min(MAX_CACHE_READERS if cached else MAX_READERS, spare)
