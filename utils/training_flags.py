@@ -107,7 +107,8 @@ def _add_data_flags(add) -> None:
         "--dataloader_num_workers",
         type=cli.non_negative_int,
         help="processes that read images; 0 reads in the main process (default: the cores of a GPU "
-        "machine shared out, at most 8 a process; 0 on a CPU, whose cores train)",
+        "machine shared out, at most 8 a process, 2 where all is cached; 0 on a CPU, whose cores "
+        "train)",
     )
 
 
