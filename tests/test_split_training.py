@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 4
-TIME_LIMIT_S = 120
+TIME_LIMIT_S = 300
 TRAINED = {  # what is trained: folders of checkpoints
     "unet": ("unet",),
     "unet+text_encoder": ("unet", "text_encoder"),
