@@ -266,17 +266,7 @@ def load_models(
         if args.text_encoder_name_or_path is not None:
             source = {"offline": args.offline, "cache_dir": args.cache_dir}
             parts = replace_text_encoder(parts, args.text_encoder_name_or_path, seed=seed, **source)
-    if args.dream_training and parts.noise_scheduler.config.prediction_type != "epsilon":
-        raise cli.UserError("--dream_training is defined for epsilon prediction only")
-    if (
-        args.train == "lora"
-        and args.text_encoder_name_or_path
-        and parts.unet.config.encoder_hid_dim
-    ):
-        raise cli.UserError(
-            "--train lora: the text encoder's width is not the U-Net's, and adapters leave the "
-            "projection between them untrained; use --train unet"
-        )
+    check_parts(args, parts)
     lora = LoraOptions(args.lora_rank, args.lora_alpha or args.lora_rank, args.lora_targets)
     model = make_trained_model(parts, args.train, lora)
     ema = None
@@ -295,12 +285,22 @@ def load_models(
         is_split=accelerator.is_fsdp2,
     )
     if args.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
-        if model.text_encoder is not None:
-            model.text_encoder.gradient_checkpointing_enable()
+        model.enable_gradient_checkpointing()
     if args.enable_xformers_memory_efficient_attention:
         parts.unet.enable_xformers_memory_efficient_attention()
     return parts, model, ema
+
+
+def check_parts(args: argparse.Namespace, parts: "PipelineParts") -> None:
+    """Refuse flags that do not go with the pipeline as it was loaded."""
+    if args.dream_training and parts.noise_scheduler.config.prediction_type != "epsilon":
+        raise cli.UserError("--dream_training is defined for epsilon prediction only")
+    projected = args.text_encoder_name_or_path and parts.unet.config.encoder_hid_dim
+    if projected and args.train == "lora":
+        raise cli.UserError(
+            "--train lora: the text encoder's width is not the U-Net's, and adapters leave the "
+            "projection between them untrained; use --train unet"
+        )
 
 
 def fill_cache(args: argparse.Namespace) -> int:
@@ -373,7 +373,7 @@ def load_run(args: argparse.Namespace) -> Run:
         "images_per_step": plan.images_per_step,
         "num_processes": accelerator.num_processes,
     }
-    for name in stored.keys() & {"data", "images_per_step", "num_processes"}:
+    for name in stored.keys() & state.keys():
         if stored[name] != state[name]:
             told = (checkpoint, name, stored[name], state[name])
             logger.warning("%s: %s was %s and is %s; it does not end as it would have", *told)
@@ -430,6 +430,7 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     args, accelerator, plan, model = run.args, run.accelerator, run.plan, run.model
     device, schedule = accelerator.device, run.parts.noise_scheduler
     parameters = list(trained_parameters(model))
+    frozen_text = args.train != "unet+text_encoder"
     weights = None
     if args.snr_gamma is not None:
         weights = min_snr_weights(schedule, args.snr_gamma).to(device)  # (T,)
@@ -446,12 +447,11 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     step = plan.first_step
     if step > 0:
         watch(run, journal, step)
-    while step < plan.last_step:
+    while step < plan.last_step and not out_of_patience(args, journal):
         batch = next(batches)
         with accelerator.accumulate(model):
             # The images and captions, and the noise drawn for them
             with accelerator.autocast():
-                frozen_text = args.train != "unet+text_encoder"
                 latents, text = encode_batch(run.parts, batch, device, with_text=frozen_text)
             noise = batch["noise"].to(device, non_blocking=True)
             input_noise = batch["input_noise"].to(device, non_blocking=True)
@@ -493,8 +493,6 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
         if stopping:
             break
         watch(run, journal, step)
-        if out_of_patience(args, journal):
-            break
     journal.flush()
     return step
 

@@ -540,6 +540,16 @@ def test_patience_counts_measurements_from_before_a_resume(run_training, tmp_pat
     assert resumed["steps"] == 4
 
 
+def test_a_run_killed_when_its_patience_was_at_an_end_does_not_go_on(run_training, tmp_path):
+    flags = ("--validation_split=val", "--validation_loss_steps=1", "--learning_rate=1e-30")
+    flags += ("--early_stopping_patience=1", "--checkpointing_steps=2", "--max_train_steps=9")
+    out = tmp_path / "out"
+    assert run_training(*flags)["steps"] == 2
+    log = out / "validation_log.csv"  # as it was between the checkpoint and the measurement
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    assert run_training(*flags, "--resume_from_checkpoint=latest")["steps"] == 2
+
+
 def test_a_loss_that_falls_does_not_end_the_training():
     journal = SimpleNamespace(held_out=[(1, 0.5), (2, 0.6), (3, 0.4), (4, 0.45)])
     assert Journal.measurements_since_best(journal) == 1

@@ -64,6 +64,12 @@ class TrainedModel(torch.nn.Module):
             text = embed_text(self.text_encoder, text)
         return self.unet(latents, timesteps, text)
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep fewer activations and compute them again for the gradient."""
+        self.unet.enable_gradient_checkpointing()
+        if self.text_encoder is not None:
+            self.text_encoder.gradient_checkpointing_enable()
+
     def folders(self) -> dict[str, Any]:
         """The parts that are saved, by the name of their folder."""
         if self.has_adapters:
