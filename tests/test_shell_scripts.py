@@ -253,6 +253,8 @@ def test_the_trainer_is_told_to_save_and_waited_for(tmp_path, number, whole_grou
         ["bash", str(tmp_path / "train.sh")],
         env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
         start_new_session=True,
+        # A shell cannot trap what was ignored when it began, as in a job in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 30
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
