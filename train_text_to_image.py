@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from utils.training_journal import Journal
     from utils.training_state import Plan
 
-UPLOADED_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+UPLOADED_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "lora")
 
 logger = get_logger("train")
 
