@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import psutil  # a dependency of accelerate
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
