@@ -269,14 +269,6 @@ def load_models(
     check_parts(args, parts)
     lora = LoraOptions(args.lora_rank, args.lora_alpha or args.lora_rank, args.lora_targets)
     model = make_trained_model(parts, args.train, lora)
-    ema = None
-    if args.use_ema:
-        ema = make_ema(model, decay=args.ema_decay)
-        ema.to("cpu" if args.offload_ema else accelerator.device)
-    if args.non_ema_revision is not None:
-        where |= {"subfolder": "unet", "local_files_only": args.offline}
-        unet = load_unet(model_name, revision=args.non_ema_revision, **where)
-        parts.unet.load_state_dict(unet.state_dict())
     prepare_unet(
         parts.unet,
         device_type=accelerator.device.type,
@@ -284,6 +276,14 @@ def load_models(
         compile_mode=args.compile,
         is_split=accelerator.is_fsdp2,
     )
+    ema = None
+    if args.use_ema:  # made here, it has the memory layout of the weights
+        ema = make_ema(model, decay=args.ema_decay)
+        ema.to("cpu" if args.offload_ema else accelerator.device)
+    if args.non_ema_revision is not None:
+        where |= {"subfolder": "unet", "local_files_only": args.offline}
+        unet = load_unet(model_name, revision=args.non_ema_revision, **where)
+        parts.unet.load_state_dict(unet.state_dict())
     if args.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     if args.enable_xformers_memory_efficient_attention:
