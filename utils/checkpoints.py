@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from utils.cli import UserError
 from utils.run_folder import TEMPORARY_PREFIX, fsync, get_logger, write_json
 
@@ -149,23 +151,21 @@ def save_checkpoint(
     final = checkpoint_path(output_dir, int(state["step"]))
     temporary = output_dir / f"{TEMPORARY_PREFIX}{final.name}"
     try:
+        with _full_disk_named(final):
+            if is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            barrier()
+            fill(temporary)
+            barrier()
+            if is_main:
+                write_json(temporary / STATE_FILE, {**state, _FILES: _sizes(temporary)})
+                _flush(temporary)
+                replace_folder(temporary, final)
+                prune_checkpoints(output_dir, total_limit, keep=final)
+    except BaseException:
         if is_main:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-        barrier()
-        fill(temporary)
-        barrier()
-        if is_main:
-            write_json(temporary / STATE_FILE, {**state, _FILES: _sizes(temporary)})
-            _flush(temporary)
-            replace_folder(temporary, final)
-            prune_checkpoints(output_dir, total_limit, keep=final)
-    except BaseException as error:
-        full = _is_full_disk(error, output_dir)
-        if is_main:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if full:
-            raise _full_disk_error(final, error) from error
         raise
     barrier()
     return final
@@ -176,21 +176,28 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _is_full_disk(error: BaseException, folder: Path) -> bool:
+@contextmanager
+def _full_disk_named(path: Path) -> Iterator[None]:
+    """Turn what the libraries raise on a full disk into a message about the folder to be saved."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_full_disk(error, path if path.is_dir() else path.parent):
+            raise
+        raise UserError(
+            f"the disk is full: {path} could not be saved ({str(error).splitlines()[0]}). Earlier "
+            "checkpoints are whole: make room, then go on with --resume_from_checkpoint latest; "
+            "--checkpoints_total_limit keeps fewer of them."
+        ) from error
+
+
+def _is_full_disk(error: Exception, folder: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL_DISK
     if any(text in str(error) for text in _FULL_DISK_TEXTS):
         return True
     is_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)
     return is_torch and shutil.disk_usage(folder).free < _ALMOST_NOTHING
-
-
-def _full_disk_error(path: Path, error: BaseException) -> UserError:
-    return UserError(
-        f"the disk is full: {path} could not be saved ({str(error).splitlines()[0]}). Earlier "
-        "checkpoints are whole: make room, then go on with --resume_from_checkpoint latest; "
-        "--checkpoints_total_limit keeps fewer of them."
-    )
 
 
 def remove_leftovers(output_dir: Path) -> None:
@@ -223,18 +230,15 @@ def pipeline_folder(output_dir: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     index = "model_index.json"
     try:
-        yield temporary
-        _flush(temporary)
-        (output_dir / index).unlink(missing_ok=True)
-        for part in sorted(temporary.iterdir(), key=lambda path: path.name == index):
-            if part.is_dir():
-                replace_folder(part, output_dir / part.name)
-            else:
-                part.replace(output_dir / part.name)
-    except Exception as error:
-        if _is_full_disk(error, output_dir):
-            raise _full_disk_error(output_dir, error) from error
-        raise
+        with _full_disk_named(output_dir):
+            yield temporary
+            _flush(temporary)
+            (output_dir / index).unlink(missing_ok=True)
+            for part in sorted(temporary.iterdir(), key=lambda path: path.name == index):
+                if part.is_dir():
+                    replace_folder(part, output_dir / part.name)
+                else:
+                    part.replace(output_dir / part.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
