@@ -34,18 +34,6 @@ from utils import cli  # noqa: E402
 from utils.run_folder import get_logger, print_result, write_json, write_options  # noqa: E402
 
 BASE = ROOT / "demo" / "base"
-SD_SCHEDULER = {  # of Stable Diffusion 1.x
-    "_class_name": "PNDMScheduler",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-}
 
 logger = get_logger("dark")
 
@@ -165,13 +153,16 @@ def distances(real, other) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate, train, draw, compare."""
     args = build_parser().parse_args(argv)
+
+    from benchmarks.sd14 import new_scheduler
+
     args.output_dir = args.output_dir.resolve()
     write_options(args.output_dir, args)
     bright, dark = make_data(args)
     like_sd = args.output_dir / "base_like_sd"
     if not like_sd.exists():
         shutil.copytree(BASE, like_sd)
-        write_json(like_sd / "scheduler" / "scheduler_config.json", SD_SCHEDULER)
+        new_scheduler().save_pretrained(like_sd / "scheduler")
         index = like_sd / "model_index.json"
         parts = json.loads(index.read_text()) | {"scheduler": ["diffusers", "PNDMScheduler"]}
         write_json(index, parts)

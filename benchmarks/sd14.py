@@ -62,6 +62,18 @@ def new_text_encoder() -> CLIPTextModel:
     )
 
 
+def new_scheduler() -> PNDMScheduler:
+    """The sampler with the noise schedule that the model was trained on."""
+    return PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+
+
 def write_pipeline(folder: Path, *, tokenizer_dir: Path, device: torch.device) -> None:
     """Write a pipeline folder, 4.3 GB; weights are drawn on the device, from a fixed seed.
 
@@ -73,20 +85,12 @@ def write_pipeline(folder: Path, *, tokenizer_dir: Path, device: torch.device) -
     torch.manual_seed(0)
     with device:
         unet, vae, text_encoder = new_unet(), new_vae(), new_text_encoder()
-    scheduler = PNDMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        steps_offset=1,
-        set_alpha_to_one=False,
-    )
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer_dir),
         unet=unet,
-        scheduler=scheduler,
+        scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

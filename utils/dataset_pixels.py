@@ -12,12 +12,19 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.dataset_records import HubImage, Problem, Record
-from utils.image_files import ImageError, ImageInfo, Window, decode, pixel_hash, to_8bit
+from utils.image_files import (
+    DIGEST_BYTES,
+    ImageError,
+    ImageInfo,
+    Window,
+    decode,
+    pixel_hash,
+    to_8bit,
+)
 from utils.image_files import value_window as window_of
 from utils.workers import iterate_in_processes
 
 MIN_SIDE_PX = 8  # one latent of Stable Diffusion's VAE
-DIGEST_BYTES = 16  # of `utils.image_files.pixel_hash`
 
 Judged = list[tuple[int, Problem]]
 

@@ -254,6 +254,11 @@ def min_snr_weights(noise_scheduler: DDPMScheduler, gamma: float) -> torch.Tenso
     return snr.clamp(max=gamma) / (snr + 1.0)
 
 
+def image_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each image, (N, C, h, w) of any float type to (N,) float32."""
+    return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+
+
 def diffusion_loss(
     prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -264,5 +269,5 @@ def diffusion_loss(
         target: Of the same shape.
         weights: One per image, (N,); None weighs all alike.
     """
-    errors = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # (N,)
+    errors = image_errors(prediction, target)
     return errors.mean() if weights is None else (errors * weights).mean()

@@ -21,6 +21,7 @@ from utils.cli import UserError
 from utils.run_folder import atomic_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+DIGEST_BYTES = 16  # of `pixel_hash`
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: 256 MiB as RGB; for us an error
 
 # Each further format is another decoder that a hostile file can reach.
@@ -241,7 +242,7 @@ def pixel_hash(image: Image.Image) -> str:
     pixels = np.asarray(image)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
-    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+    digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 

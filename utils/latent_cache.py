@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 
 from utils.cli import UserError
 from utils.diffusion import PipelineParts, encode_pixels
-from utils.image_files import pixel_hash
+from utils.image_files import DIGEST_BYTES, pixel_hash
 from utils.module_hash import hash_module
-from utils.pixel_digests import DIGEST_BYTES, digest_pixels
+from utils.pixel_digests import digest_pixels
 from utils.run_folder import get_logger
 from utils.shard_building import Job, Placement, fill, locate
 from utils.tensor_shards import Space, existing_part
@@ -272,7 +272,7 @@ def _text_job(samples: TrainingSet, folder: Path, encoders: _Encoders) -> Job:
         "token_ids_shape": list(ids.shape[1:]),
         "computed_in": str(encoders.precision),
     }
-    shape = tuple(encode_text(text_encoder, ids[:1]).shape[1:])
+    shape = (ids[0].numel(), text_encoder.config.hidden_size)  # (K L, D)
     space = Space(folder, "texts", facts, shape, encoders.precision, _TEXT_KEY_BYTES)
     hashes = [
         hashlib.blake2b(row.tobytes(), digest_size=_TEXT_KEY_BYTES).digest() for row in ids.numpy()

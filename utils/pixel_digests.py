@@ -18,7 +18,7 @@ import torch
 from accelerate.utils import gather_object
 
 from utils.dataset_records import HubImage, Record, TarImage
-from utils.image_files import pixel_hash, read_image
+from utils.image_files import DIGEST_BYTES, pixel_hash, read_image
 from utils.run_folder import get_logger
 from utils.tensor_shards import (
     DamagedShardError,
@@ -31,7 +31,6 @@ from utils.tensor_shards import (
 from utils.tensor_table import map_values
 from utils.workers import cores_per_process, map_in_processes
 
-DIGEST_BYTES = 16  # of `utils.image_files.pixel_hash`
 SETTLED_NS = 2_000_000_000  # a file changed within this time may change again unseen
 
 _SHARD_FILES = 2**20

@@ -8,7 +8,7 @@ kept in the text encoder's configuration as ``num_caption_chunks``, which plain 
 Shapes: N captions, K chunks, L tokens of a chunk, D text width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -34,14 +34,14 @@ def set_num_caption_chunks(text_encoder, num_chunks: int) -> None:
 
 
 def settle_num_caption_chunks(
-    tokenizer, text_encoder, captions: Sequence[str], *, long_captions: str | None
+    tokenizer, text_encoder, captions: Iterable[str], *, long_captions: str | None
 ) -> int:
     """Decide on K for a training run, keep it in the text encoder's configuration, return it.
 
     Args:
         tokenizer: Counts the tokens.
         text_encoder: Tells the K that it was trained on before.
-        captions: All that will be trained on or measured.
+        captions: All that will be trained on or measured; read for ``chunk`` only.
         long_captions: ``truncate``: K is 1. ``chunk``: as many as any caption needs, at most
             `MAX_CAPTION_CHUNKS`, and no fewer than before. None: ``chunk`` if the model was
             trained so before, else ``truncate``.
@@ -49,7 +49,7 @@ def settle_num_caption_chunks(
     before = num_caption_chunks(text_encoder)
     chosen = 1
     if long_captions == "chunk" or (long_captions is None and before > 1):
-        longest = max(token_lengths(tokenizer, captions), default=0)
+        longest = max(token_lengths(tokenizer, list(captions)), default=0)
         per_chunk = max_tokens(tokenizer, 2) - max_tokens(tokenizer, 1)
         needed = -(-(longest - tokenizer.num_special_tokens_to_add()) // per_chunk)
         chosen = max(before, min(needed, MAX_CAPTION_CHUNKS))

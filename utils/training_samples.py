@@ -75,7 +75,7 @@ def _tokenize_samples(
     num_chunks = settle_num_caption_chunks(
         parts.tokenizer,
         parts.text_encoder,
-        [caption for each in present for caption in possible_captions(each, options)],
+        (caption for each in present for caption in possible_captions(each, options)),
         long_captions=args.long_captions,
     )
     tell_long_captions(datasets[0], parts.tokenizer, num_chunks)

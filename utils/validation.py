@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.diffusion import PipelineParts, assemble_pipeline, training_target
+from utils.diffusion import PipelineParts, assemble_pipeline, image_errors, training_target
 from utils.image_files import save_png
 from utils.images import to_uint8
 from utils.provenance import DIGITAL_SOURCE_TYPE
@@ -123,7 +123,7 @@ def measure_loss(
         target = training_target(parts.noise_scheduler, latents, noise, timesteps)
         with accelerator.autocast():
             prediction = model(noisy, timesteps, text).sample
-        losses = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # (N,)
+        losses = image_errors(prediction, target)  # (N,)
         buckets = batch["timestep"] * TIMESTEP_BUCKETS // num_timesteps
         entries = torch.stack([losses.cpu().double(), torch.ones(len(buckets)).double()], dim=1)
         totals.index_add_(0, buckets, entries)
