@@ -1,13 +1,14 @@
-"""Scores: closed forms first, then the reference packages, then the faults of published scripts."""
+"""Inception score, MS-SSIM, halves and intervals: closed forms first, then reference packages."""
 
 import numpy as np
 import pytest
 import pytorch_msssim
-import scipy.linalg
 import torch
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
 from utils import metrics, ms_ssim
 
@@ -15,125 +16,6 @@ from utils import metrics, ms_ssim
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-def mixed(rng, count, dim, mean=0.0):
-    """Correlated Gaussian features (count, dim)."""
-    return mean + rng.normal(size=(count, dim)) @ np.random.default_rng(9).normal(size=(dim, dim))
-
-
-def test_fid_of_a_shift_is_its_squared_length(rng):
-    real = mixed(rng, 40, 8)
-    shift = np.array([3.0, 0, 0, 0, 0, 0, 0, -4.0])
-    assert metrics.frechet_distance(real=real, synthetic=real + shift) == pytest.approx(25)
-
-
-def test_fid_of_a_scaling_about_the_mean_is_the_squared_change_of_spread(rng):
-    real = mixed(rng, 60, 6, mean=5.0)
-    mean = real.mean(axis=0)
-    trace = np.trace(np.cov(real, rowvar=False))
-    wider = mean + 3 * (real - mean)
-    assert metrics.frechet_distance(real=real, synthetic=wider) == pytest.approx(4 * trace)
-
-
-def test_fid_of_diagonal_covariances_is_a_sum_over_axes():
-    axes = np.vstack([np.eye(3), -np.eye(3)])
-    real, synthetic = axes * [1, 2, 3], axes * [2, 2, 1]
-    variance = 2 / 5  # of one axis: two of six points at +-1, divisor 5
-    expected = variance * (1 + 0 + 4)
-    assert metrics.frechet_distance(real=real, synthetic=synthetic) == pytest.approx(expected)
-
-
-def test_fid_of_equal_sets_is_zero_also_with_fewer_images_than_features(rng):
-    for count in (5, 200):
-        real = mixed(rng, count, 50)
-        trace = np.trace(np.cov(real, rowvar=False))
-        assert metrics.frechet_distance(real=real, synthetic=real[::-1]) < 1e-9 * trace
-
-
-def test_fid_of_a_shift_with_fewer_images_than_features_is_its_squared_length(rng):
-    real = mixed(rng, 10, 300)
-    shift = np.full(300, 0.1)
-    assert metrics.frechet_distance(real=real, synthetic=real + shift) == pytest.approx(3.0)
-
-
-def test_fid_of_two_images_each_is_finite_and_symmetric(rng):
-    first, second = mixed(rng, 2, 64), mixed(rng, 2, 64)
-    there = metrics.frechet_distance(real=first, synthetic=second)
-    assert np.isfinite(there)
-    assert metrics.frechet_distance(real=second, synthetic=first) == pytest.approx(there)
-
-
-@pytest.mark.parametrize(("count_r", "count_s", "dim"), [(300, 200, 32), (30, 50, 100)])
-def test_fid_agrees_with_torch_fidelity(rng, count_r, count_s, dim):
-    real = mixed(rng, count_r, dim).astype(np.float32)
-    synthetic = mixed(rng, count_s, dim, mean=0.3).astype(np.float32)
-    reference = fid_statistics_to_metric(
-        fid_features_to_statistics(torch.from_numpy(real)),
-        fid_features_to_statistics(torch.from_numpy(synthetic)),
-        False,
-    )["frechet_inception_distance"]
-    ours = metrics.frechet_distance(real=real, synthetic=synthetic)
-    assert ours == pytest.approx(reference, rel=1e-4)
-
-
-def test_fid_agrees_with_the_matrix_square_root(rng):
-    real, synthetic = mixed(rng, 400, 12), mixed(rng, 300, 12, mean=1.0)
-    shift = real.mean(axis=0) - synthetic.mean(axis=0)
-    cov_r, cov_s = np.cov(real, rowvar=False), np.cov(synthetic, rowvar=False)
-    root = scipy.linalg.sqrtm(cov_r @ cov_s).real
-    expected = shift @ shift + np.trace(cov_r + cov_s - 2 * root)
-    ours = metrics.frechet_distance(real=real, synthetic=synthetic)
-    assert ours == pytest.approx(expected, rel=3e-9)
-
-
-def test_fid_weights_count_images_as_if_repeated(rng):
-    real, synthetic = mixed(rng, 12, 5), mixed(rng, 9, 5)
-    counts = rng.integers(0, 4, 12)
-    weighted = metrics.frechet_distance(real=real, synthetic=synthetic, real_weights=counts)
-    repeated = metrics.frechet_distance(real=np.repeat(real, counts, axis=0), synthetic=synthetic)
-    assert weighted == pytest.approx(repeated)
-
-
-@pytest.mark.parametrize(
-    ("real", "synthetic", "message"),
-    [
-        (np.zeros((4, 3)), np.zeros((4, 2)), r"one D"),
-        (np.zeros((1, 3)), np.zeros((4, 3)), r"2 real images or more, got 1"),
-        (np.zeros((4, 3)), np.zeros((0, 3)), r"2 synthetic images or more, got 0"),
-        (np.zeros((4, 3)), np.full((4, 3), np.nan), r"synthetic features hold NaN"),
-    ],
-)
-def test_fid_refuses(real, synthetic, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.frechet_distance(real=real, synthetic=synthetic)
-
-
-def test_fid_interval_holds_the_value_although_resamples_lie_above_it(rng):
-    real, synthetic = rng.normal(size=(30, 60)), rng.normal(size=(30, 60)) + 0.2
-    value = metrics.frechet_distance(real=real, synthetic=synthetic)
-    low, high = metrics.frechet_interval(real=real, synthetic=synthetic, num_resamples=20, seed=1)
-    assert low < value < high
-    again = metrics.frechet_interval(real=real, synthetic=synthetic, num_resamples=20, seed=1)
-    assert again == (low, high)
-
-
-def test_fid_interval_is_as_wide_as_the_spread_over_fresh_draws(rng):
-    def draw():
-        return rng.normal(size=(150, 3)), rng.normal(size=(150, 3)) + np.array([1.0, 0, 0])
-
-    fresh = [metrics.frechet_distance(real=r, synthetic=s) for r, s in (draw() for _ in range(300))]
-    real, synthetic = draw()
-    low, high = metrics.frechet_interval(real=real, synthetic=synthetic, num_resamples=200, seed=0)
-    assert (high - low) / (2 * 1.96) == pytest.approx(np.std(fresh), rel=0.25)
-
-
-def test_fid_interval_is_wider_when_images_of_a_patient_are_alike(rng):
-    patients = np.repeat(np.arange(10), 8)
-    real = np.repeat(rng.normal(size=(10, 4)), 8, axis=0) + 0.01 * rng.normal(size=(80, 4))
-    options = {"real": real, "synthetic": rng.normal(size=(80, 4)), "num_resamples": 60, "seed": 0}
-    by_image = np.ptp(metrics.frechet_interval(**options))
-    assert np.ptp(metrics.frechet_interval(**options, real_groups=patients)) > 1.5 * by_image
 
 
 def test_halves_share_no_patient_and_hold_every_image_once():
@@ -211,15 +93,18 @@ def test_ms_ssim_agrees_with_pytorch_msssim(rng, side):
 
 
 def test_ms_ssim_agrees_with_torchmetrics_but_for_its_padded_last_scale(rng):
-    """torchmetrics averages the last scale over mirrored borders too; weight 0 leaves it out."""
+    """torchmetrics averages the last scale over mirrored borders too: its map is cut to windows."""
     first = pictures(rng, 3, 192)
     second = 0.7 * first + 0.3 * pictures(rng, 3, 192)
+    options = {"data_range": 1.0, "reduction": "none"}
+    images = channel(first), channel(second)
     weights = (*ms_ssim.SCALE_WEIGHTS[:4], 0.0)
-    reference = multiscale_structural_similarity_index_measure(
-        channel(first), channel(second), data_range=1.0, reduction="none", betas=weights
-    )
-    ours = metrics.ms_ssim(first, second, weights=weights)
-    assert ours == pytest.approx(reference.numpy(), abs=1e-6)
+    four = multiscale_structural_similarity_index_measure(*images, **options, betas=weights)
+    small = [torch.nn.functional.avg_pool2d(x, 16) for x in images]
+    _, last = structural_similarity_index_measure(*small, **options, return_full_image=True)
+    windows = last[..., 5:-5, 5:-5].mean((1, 2, 3))
+    reference = four * windows ** ms_ssim.SCALE_WEIGHTS[4]
+    assert metrics.ms_ssim(first, second) == pytest.approx(reference.numpy(), abs=1e-4)
 
 
 def test_ms_ssim_of_a_data_range_is_that_of_scaled_images(rng):
@@ -324,9 +209,26 @@ def test_wilson_interval_of_nothing_is_none():
     assert metrics.wilson_interval(0, 0) is None
 
 
-def test_interval_of_a_mean_share_is_open_where_all_succeed():
-    low, high = metrics.mean_share_interval(np.array([5, 5]), np.array([5, 5]))
-    assert 0.6 < low < 0.95 < high < 1
-    few = metrics.mean_share_interval(np.array([3, 0]), np.array([6, 0]))  # the second is left out
-    assert few[0] < 0.5 < few[1]
+@pytest.mark.parametrize(("right", "total"), [(0, 4), (1, 4), (4, 4)])
+def test_interval_of_one_share_is_wilsons(right, total):
+    interval = metrics.mean_share_interval(np.array([right, 0]), np.array([total, 0]))
+    assert interval == pytest.approx(metrics.wilson_interval(right, total))
+
+
+def test_interval_of_a_mean_share_contains_it_also_where_all_but_one_of_many_labels_succeed():
+    """Percentiles of posterior draws would end at 0.95, below the mean of 0.995."""
+    totals = np.full(40, 5)
+    low, high = metrics.mean_share_interval(np.array([4, *[5] * 39]), totals)
+    assert 0.9 < low < 0.995 < high <= 1
+    assert metrics.mean_share_interval(totals, totals)[1] == 1
+    assert metrics.mean_share_interval(0 * totals, totals)[0] == 0
     assert metrics.mean_share_interval(np.array([0]), np.array([0])) is None
+
+
+def test_interval_of_a_mean_share_holds_the_truth_in_19_of_20_draws(rng):
+    shares, totals = np.array([0.98, 0.9, 0.8, 0.6]), np.array([40, 12, 25, 60])
+    intervals = [
+        metrics.mean_share_interval(rng.binomial(totals, shares), totals) for _ in range(2000)
+    ]
+    held = np.mean([low <= shares.mean() <= high for low, high in intervals])
+    assert 0.93 < held < 0.98
