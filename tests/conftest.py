@@ -101,6 +101,40 @@ def _tiny_text_encoder(tokenizer):
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory, tiny_pipeline) -> Path:
+    """Folder of a CLIP of 32 px with two layers a tower, fixed random weights."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(tiny_pipeline / "tokenizer")
+    tokenizer.save_pretrained(folder)
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    words = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 77,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.CLIPModel(
+            transformers.CLIPConfig(
+                vision_config=tower | {"image_size": 32, "patch_size": 8},
+                text_config=tower | words,
+                projection_dim=16,
+            )
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
 def _byte_tokenizer(folder: Path):
     """CLIP tokenizer whose words are single bytes, so that every text has a token sequence."""
     from transformers import CLIPTokenizer

@@ -1,13 +1,13 @@
 """Feature networks behind one interface: PIL images in, arrays out.
 
-A network is named on the command line and loaded from files of the user; none is downloaded and
-none replaces another. Shapes: N images, D features, K classes.
+A network is named on the command line and loaded from the user's files or a hub name; none
+replaces another. Shapes: N images of H x W pixels and C channels, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.backbone_weights import read_state
-from utils.classifier import Classifier, batched
+from utils.classifier import Classifier, to_gray, to_unit
 from utils.cli import UserError
-from utils.extractor_names import CLASSIFIER_PREFIX, TORCHVISION_FILE
-from utils.inception import INPUT_PX, NUM_FEATURES, FidInception
-from utils.run_folder import sha256_file
+from utils.extractor_names import CLASSIFIER_PREFIX, WEIGHT_FILES
+
+CPU_BATCH = 8  # near the fastest, and fixed: the last bits of a sum depend on the batch's size
 
 Progress = Callable[[int], object]
 
@@ -44,120 +43,72 @@ class FeatureExtractor(Protocol):
     Attributes:
         name: As on the command line.
         dim: D.
-        sha256: Of the weight file.
-        weights: Path of the weight file.
+        num_logits: K; 0 if the network has no exclusive classes.
+        sha256: Of the weights.
+        weights: Path of the weight file or folder, or its name on the hub.
         note: One sentence on what its numbers compare with.
+        input_px: Side of the network's input.
+        device: Where it runs.
     """
 
     name: str
     dim: int
+    num_logits: int
     sha256: str
     weights: str
     note: str
+    input_px: int
+    device: str
 
-    def extract(
-        self,
-        images: Iterable[Image.Image],
-        *,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-    ) -> Features:
-        """Features of images of any size, mode ``L`` or ``RGB``; N may be 0.
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """All that the numbers depend on besides the image it is given, in JSON's types."""
+        ...
 
-        Args:
-            images: Read one batch at a time.
-            batch_size: Images at once; changes speed and memory, not the result.
-            progress: Called with the number of images of each batch done, as ``tqdm.update``.
-        """
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """A square image, mode ``L`` or ``RGB``, as (H, W, C) uint8; pure, for any thread."""
+        ...
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(N, H, W, C) uint8 on the device to pool (N, D) and logits (N, K), float32."""
         ...
 
 
 def load_extractor(
-    name: str, *, weights: Path | None = None, device: str = "cpu", offline: bool = True
+    name: str, *, weights: Path | str | None = None, device: str = "cpu", offline: bool = True
 ) -> FeatureExtractor:
     """Load a feature network.
 
     Args:
-        name: ``inception``, ``torchvision-inception`` or ``classifier:DIR``.
-        weights: Its weight file; not for a classifier, whose folder holds it.
+        name: A key of ``extractor_names.WEIGHT_FILES``, or ``classifier:DIR``.
+        weights: Its weight file; for ``clip`` and ``dinov2`` a folder or a name on the hub; not
+            for a classifier, whose folder holds it.
         device: Where it runs.
-        offline: Nothing is downloaded in either case; here for extractors with hub names.
+        offline: Whether a download is forbidden; only hub names are ever downloaded.
 
     Raises:
         UserError: If the name is unknown or the file does not hold this network's weights.
-        FileNotFoundError: If a file is missing.
+        FileNotFoundError: If a classifier's file is missing.
     """
     if name.startswith(CLASSIFIER_PREFIX):
         return ClassifierFeatures(name, device=device)
+    if name not in WEIGHT_FILES:
+        raise UserError(f"there is no feature extractor {name!r}")
     if weights is None:
-        raise UserError(f"the extractor {name} needs its weight file")
-    if name == "inception":
-        return FidInceptionFeatures(weights, device=device)
-    if name == "torchvision-inception":
-        return TorchvisionInceptionFeatures(weights, device=device)
-    raise UserError(f"there is no feature extractor {name!r}")
+        raise UserError(f"the extractor {name} needs its weights: {WEIGHT_FILES[name]}")
+    if name in ("inception", "torchvision-inception"):
+        from utils.inception_features import FidInceptionFeatures, TorchvisionInceptionFeatures
 
+        kinds = {"inception": FidInceptionFeatures}
+        return kinds.get(name, TorchvisionInceptionFeatures)(Path(weights), device=device)
+    if name == "vit":
+        from utils.vit import VitFeatures
 
-class FidInceptionFeatures:
-    """FID's Inception: pool features (2048) and unbiased logits (1008)."""
+        return VitFeatures(Path(weights), device=device)
+    from utils.hub_features import ClipFeatures, DinoFeatures  # transformers takes a second
 
-    name, dim = "inception", NUM_FEATURES
-    note = "Inception v3 of the FID, as in torch-fidelity and pytorch-fid."
-
-    def __init__(self, weights: Path, *, device: str):
-        """Read the weight file; pickled code in it is never run."""
-        self.network = FidInception.load(read_state(weights), source=str(weights)).to(device)
-        self.sha256, self.weights, self.device = sha256_file(weights), str(weights), device
-
-    def extract(
-        self,
-        images: Iterable[Image.Image],
-        *,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-    ) -> Features:
-        """See ``FeatureExtractor.extract``."""
-        run = {"device": self.device, "batch_size": batch_size, "progress": progress}
-        return _run(self.network, _rgb, images, **run)
-
-
-class TorchvisionInceptionFeatures:
-    """torchvision's Inception v3: another network, whose distance is not an FID."""
-
-    name, dim = "torchvision-inception", 2048
-    note = "torchvision's Inception v3: not the FID's network, no published FID compares."
-
-    def __init__(self, weights: Path, *, device: str):
-        """Read torchvision's weight file; pickled code in it is never run."""
-        from torchvision.models import inception_v3
-
-        self.network = inception_v3(weights=None, init_weights=False, transform_input=False)
-        try:
-            self.network.load_state_dict(read_state(weights))
-        except RuntimeError as error:
-            raise UserError(
-                f"{weights}: not the weights of torchvision's Inception v3; use {TORCHVISION_FILE}"
-            ) from error
-        self.head = self.network.fc.requires_grad_(False).to(device)
-        self.network.fc = torch.nn.Identity()
-        self.network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-        self.sha256, self.weights, self.device = sha256_file(weights), str(weights), device
-
-    def extract(
-        self,
-        images: Iterable[Image.Image],
-        *,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-    ) -> Features:
-        """See ``FeatureExtractor.extract``."""
-        run = {"device": self.device, "batch_size": batch_size, "progress": progress}
-        return _run(self._forward, _rgb_299, images, **run)
-
-    def _forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 3, 299, 299) uint8 to pool features (N, 2048) and logits (N, 1000)."""
-        pool = self.network(pixels / 127.5 - 1)  # the range this network was trained on
-        return pool, self.head(pool)
+    kind = ClipFeatures if name == "clip" else DinoFeatures
+    return kind(str(weights), device=device, offline=offline)
 
 
 class ClassifierFeatures:
@@ -169,65 +120,95 @@ class ClassifierFeatures:
         """Load the folder named after the prefix."""
         folder = Path(name.removeprefix(CLASSIFIER_PREFIX))
         self.classifier = Classifier.load(folder, device=device)
-        self.name, self.weights = name, str(folder)
+        self.classifier.network.eval()
+        self.name, self.weights, self.device = name, str(folder), device
         self.dim = self.classifier.network.head.in_features
-        self.sha256 = self.classifier.sha256
+        self.num_logits = 0 if self.classifier.multi_label else len(self.classifier.labels)
+        self.sha256, self.input_px = self.classifier.sha256, self.classifier.resolution
+        self.facts = {
+            "name": CLASSIFIER_PREFIX,  # the same wherever its folder lies
+            "sha256": self.sha256,
+            "input_px": self.input_px,
+            "preprocessing": asdict(self.classifier.config),
+            "pooling": "penultimate layer; log-probabilities",
+        }
 
-    def extract(
-        self,
-        images: Iterable[Image.Image],
-        *,
-        batch_size: int = 64,
-        progress: Progress | None = None,
-    ) -> Features:
-        """See ``FeatureExtractor.extract``."""
-        probabilities, pool = self.classifier.predict_and_features(
-            images, batch_size=batch_size, progress=progress
-        )
-        if self.classifier.multi_label:
-            return Features(pool, None)
-        smallest = np.finfo(np.float32).tiny
-        return Features(pool, np.log(np.maximum(probabilities, smallest)))
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """The classifier's own view of an image, (H, W, 1) uint8."""
+        config = self.classifier.config
+        view = {"resolution": config.resolution, "resize_mode": config.resize_mode}
+        return to_gray(image, **view)[:, :, None]
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(N, H, W, 1) uint8 to pool features (N, D) and log-probabilities (N, K)."""
+        network = self.classifier.network
+        pool = network.features(to_unit(pixels[..., 0]))
+        return pool, network.head(pool).log_softmax(dim=1) if self.num_logits else None
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"))
-
-
-def _rgb_299(image: Image.Image) -> np.ndarray:
-    small = image.convert("RGB").resize((INPUT_PX, INPUT_PX), Image.Resampling.BILINEAR)
-    return np.asarray(small)
+def extract(
+    extractor: FeatureExtractor,
+    images: Iterable[Image.Image],
+    *,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Features:
+    """Features of square images, mode ``L`` or ``RGB``; N may be 0. See ``run_network``."""
+    prepared = map(extractor.prepare, images)
+    return run_network(extractor, prepared, batch_size=batch_size, progress=progress)
 
 
 @torch.inference_mode()
-def _run(
-    network: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    prepare: Callable[[Image.Image], np.ndarray],
-    images: Iterable[Image.Image],
+def run_network(
+    extractor: FeatureExtractor,
+    prepared: Iterable[np.ndarray],
     *,
-    device: str,
-    batch_size: int,
-    progress: Progress | None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
 ) -> Features:
-    """Pass images through a network; images of one batch that differ in size go one by one."""
-    pools, logits = [], []
-    for batch in batched(map(prepare, images), batch_size):
-        same = len({pixels.shape for pixels in batch}) == 1
-        for stack in [batch] if same else [[pixels] for pixels in batch]:
-            tensor = torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2)  # N x 3 x H x W
-            pool, logit = network(tensor.to(device))
-            pools.append(pool.float().cpu().numpy())
-            logits.append(logit.float().cpu().numpy())
+    """Features of images that ``extractor.prepare`` has prepared, in their order.
+
+    On a CPU an image's numbers depend on that image alone, to the last bit: batches hold
+    ``CPU_BATCH`` images of one shape, a last one that is not full is padded.
+
+    Args:
+        extractor: The network.
+        prepared: N arrays (H, W, C) uint8, read as they are needed; shapes may differ.
+        batch_size: Images at once on another device; changes the speed, and there the last bits.
+        progress: Called with the number of images of each batch done, as ``tqdm.update``.
+    """
+    fixed = torch.device(extractor.device).type == "cpu"
+    size = CPU_BATCH if fixed else batch_size
+    indices: list[int] = []
+    pools = [np.empty((0, extractor.dim), np.float32)]
+    logits = [np.empty((0, extractor.num_logits), np.float32)]
+    for batch in _batches_of_one_shape(prepared, size):
+        stack = [pixels for _, pixels in batch]
+        if fixed:
+            stack += stack[-1:] * (size - len(stack))
+        pixels = torch.from_numpy(np.stack(stack)).to(extractor.device)
+        pool, logit = extractor.forward(pixels)
+        indices += [index for index, _ in batch]
+        pools.append(pool[: len(batch)].float().cpu().numpy())
+        if logit is not None:
+            logits.append(logit[: len(batch)].float().cpu().numpy())
         if progress is not None:
             progress(len(batch))
-    if not pools:
-        return Features(np.empty((0, NUM_FEATURES), np.float32), None)
-    return Features(np.concatenate(pools), np.concatenate(logits))
-
-
-def concatenate(parts: Sequence[Features]) -> Features:
-    """The features of several batches of the same network as one."""
-    logits = [part.logits for part in parts if part.logits is not None]
+    order = np.argsort(indices)
+    has_logits = extractor.num_logits > 0
     return Features(
-        np.concatenate([part.pool for part in parts]), np.concatenate(logits) if logits else None
+        np.concatenate(pools)[order], np.concatenate(logits)[order] if has_logits else None
     )
+
+
+def _batches_of_one_shape(
+    prepared: Iterable[np.ndarray], size: int
+) -> Iterable[list[tuple[int, np.ndarray]]]:
+    """Indices and pixels of up to ``size`` images that can be stacked."""
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for index, pixels in enumerate(prepared):
+        batch = waiting.setdefault(pixels.shape, [])
+        batch.append((index, pixels))
+        if len(batch) == size:
+            yield waiting.pop(pixels.shape)
+    yield from waiting.values()

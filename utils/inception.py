@@ -15,6 +15,7 @@ from torch import nn
 
 from utils.cli import UserError
 from utils.extractor_names import FID_FILES
+from utils.tensorflow_resize import resize_like_tensorflow1
 
 INPUT_PX = 299
 NUM_FEATURES, NUM_CLASSES = 2048, 1008
@@ -124,9 +125,22 @@ class _Convolution(nn.Module):
             in_channels, channels, (height, width), stride=stride, padding=padding, bias=False
         )
         self.bn = nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
+        self.packed: torch.Tensor | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+    def forward(self, x: torch.Tensor, *, rectify: bool = True) -> torch.Tensor:
+        folded = self.conv.bias is not None
+        if folded and x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+            return self._fused(x, "relu" if rectify else "none")
+        x = self.bn(self.conv(x))
+        return F.relu(x, inplace=True) if rectify else x
+
+    def _fused(self, x: torch.Tensor, activation: str) -> torch.Tensor:
+        """Both in one pass over memory, with weights in oneDNN's own order (a CPU's only)."""
+        conv, ops = self.conv, torch.ops.mkldnn
+        layout = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        if self.packed is None:
+            self.packed = ops._reorder_convolution_weight(conv.weight, *layout, x.shape)
+        return ops._convolution_pointwise(x, self.packed, conv.bias, *layout, activation, [], None)
 
     def fold(self) -> None:
         """Merge the batch normalisation into the convolution (in float64; same function)."""
@@ -137,6 +151,12 @@ class _Convolution(nn.Module):
         self.conv.weight = nn.Parameter(weight.float(), requires_grad=False)
         self.conv.bias = nn.Parameter(bias.float(), requires_grad=False)
         self.bn = nn.Identity()
+
+    def absorb_pixel_range(self) -> None:
+        """Take pixels in [0, 255] instead of ``(x - 128) / 128``; only without padding."""
+        weight, bias = self.conv.weight, self.conv.bias
+        bias -= weight.double().sum(dim=(1, 2, 3)).float()
+        weight /= 128
 
 
 class _Block(nn.Module):
@@ -157,7 +177,7 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         outputs = [self._branch(names, x) for names in self.names[:-1]]
-        outputs.append(self._branch(self.names[-1], self._pooled(x)))
+        outputs.append(self._pooled(x))
         return torch.cat(outputs, dim=1)
 
     def _branch(self, names: list[str], x: torch.Tensor) -> torch.Tensor:
@@ -171,11 +191,16 @@ class _Block(nn.Module):
         return torch.cat(forks, dim=1) if forks else x
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """The last branch. Means and a 1 x 1 convolution commute: it comes first, it is thinner."""
         if self.pool == "halve":
             return F.max_pool2d(x, 3, stride=2)
+        (name,) = self.names[-1]
+        layer = getattr(self, name)
         if self.pool == "max":
-            return F.max_pool2d(x, 3, stride=1, padding=1)
-        return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+            return layer(F.max_pool2d(x, 3, stride=1, padding=1))
+        x = layer(x, rectify=False)
+        x = F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        return F.relu(x, inplace=True)
 
 
 class FidInception(nn.Module):
@@ -224,6 +249,7 @@ class FidInception(nn.Module):
         for layer in network.modules():
             if isinstance(layer, _Convolution):
                 layer.fold()
+        network.Conv2d_1a_3x3.absorb_pixel_range()
         return network.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,8 +262,10 @@ class FidInception(nn.Module):
             (N, 2048) and (N, 1008), float32. The logits leave out the bias, as the published
             inception score does.
         """
-        x = resize_like_tensorflow1(images.float(), INPUT_PX)
-        x = ((x - 128) / 128).contiguous(memory_format=torch.channels_last)
+        x = images.float()
+        if x.shape[-2:] != (INPUT_PX, INPUT_PX):
+            x = resize_like_tensorflow1(x, INPUT_PX)
+        x = x.contiguous(memory_format=torch.channels_last)
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = F.max_pool2d(x, 3, stride=2)  # N x 64 x 73 x 73
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x))
@@ -246,33 +274,3 @@ class FidInception(nn.Module):
             x = getattr(self, name)(x)
         pool = x.mean(dim=(2, 3))  # N x 2048
         return pool, pool @ self.fc.weight.T
-
-
-def resize_like_tensorflow1(images: torch.Tensor, side: int) -> torch.Tensor:
-    """Bilinear resize of TensorFlow 1: sample k sits at k * old / new, and nothing is averaged.
-
-    It shifts the image by part of a pixel and aliases when it shrinks, but every published FID
-    has it.
-
-    Args:
-        images: (N, C, H, W) float.
-        side: New height and width.
-
-    Returns:
-        (N, C, side, side).
-    """
-    height, width = images.shape[-2:]
-    rows, columns = (_resize_matrix(length, side).to(images) for length in (height, width))
-    return rows @ images @ columns.T
-
-
-def _resize_matrix(old: int, new: int) -> torch.Tensor:
-    """(new, old): two weights in each row."""
-    places = torch.arange(new) * (old / new)
-    low = places.long()
-    share = places - low
-    matrix = torch.zeros(new, old)
-    index = torch.arange(new)
-    matrix[index, low] += 1 - share
-    matrix[index, (low + 1).clamp_max(old - 1)] += share
-    return matrix
