@@ -162,7 +162,8 @@ def start_accelerator(args: argparse.Namespace) -> "Accelerator":
         )
     set_up_engine(args, accelerator, precision)
     if not accelerator.is_local_main_process:
-        logger.setLevel("ERROR")
+        for quiet in (logger, get_logger("cache")):
+            quiet.setLevel("ERROR")
     return accelerator
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils import dataset, workers
+from utils import dataset, dataset_pixels, workers
 from utils.cli import UserError
 from utils.dataset import DatasetError, load_dataset, write_dataset
 from utils.dataset_split import assign_splits
@@ -744,3 +744,25 @@ def test_the_real_scans_are_sound():
     assert len(data) == 730
     assert len(data.labels) == 9
     assert Counter(record.split for record in data) == {"train": 594, "val": 75, "test": 61}
+
+
+def test_a_second_check_decodes_only_what_changed_and_finds_the_same(tmp_path, monkeypatch):
+    folder = sound_folder(tmp_path / "d")
+    names = sorted(folder.glob("*.png"))
+    memory = tmp_path / "memory"
+    monkeypatch.setattr("utils.pixel_digests.SETTLED_NS", -(10**18))  # no wait for the clock
+    first = load_dataset(folder, digest_dir=memory, num_workers=0)
+    decoded = []
+    original = dataset_pixels.report_pixels
+    monkeypatch.setattr(
+        dataset_pixels, "report_pixels", lambda source: decoded.append(source) or original(source)
+    )
+    again = load_dataset(folder, digest_dir=memory, num_workers=0)
+    assert decoded == [] and list(again) == list(first)
+    names[0].write_bytes(names[0].read_bytes()[:-40])
+    with pytest.raises(DatasetError, match="corrupt image"):
+        load_dataset(folder, digest_dir=memory, num_workers=0)
+    assert decoded == [str(names[0])]
+    names[0].write_bytes(names[1].read_bytes())
+    with pytest.raises(DatasetError, match="duplicate pixels"):
+        load_dataset(folder, digest_dir=memory, num_workers=0)

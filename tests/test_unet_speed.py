@@ -2,7 +2,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from utils.unet_speed import Float32Attention, has_fast_bf16, prepare_unet
+from utils.precision import has_fast_bf16
+from utils.unet_speed import Float32Attention, prepare_unet
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.dataset_checks import PATH_KINDS, Found, check_table
-from utils.dataset_pixels import PixelReport, judge_pixels, read_pixels
+from utils.dataset_pixels import DUPLICATE, PixelReport, judge_pixels, read_pixels
 from utils.dataset_records import (
     SPLITS,
     TABLE_KINDS,
@@ -107,7 +107,7 @@ class Dataset(Sequence[Record]):
 
     def select(self, indices: Iterable[int]) -> "Dataset":
         """A data set of the records at these indices, in this order."""
-        return Dataset(take(self.records, indices), self.root, notes=self.notes)
+        return Dataset(take(self.records, indices), self.root, self.skipped, self.notes)
 
 
 class Examination(NamedTuple):
@@ -138,6 +138,7 @@ def examine_dataset(
     with_pixels: bool = True,
     keep_pixels: bool = True,
     num_workers: int | None = None,
+    digest_dir: Path | None = None,
     offline: bool = False,
 ) -> Examination:
     """Read and check a source; nothing that is wrong with its rows raises.
@@ -150,6 +151,7 @@ def examine_dataset(
         with_pixels: Decode every image.
         keep_pixels: Keep what decoding told, some 400 bytes an image; else its problems only.
         num_workers: Processes that decode.
+        digest_dir: See `load_dataset`.
         offline: Forbid downloads.
     """
     if split is not None and split not in SPLITS:
@@ -167,9 +169,14 @@ def examine_dataset(
     lost = {index for index, problem in problems if problem.kind in PATH_KINDS}
     checked = _without(kept, lost)
     records, pixels = take(table.records, checked), {}
-    reports = read_pixels(records, num_workers=num_workers)
+    memory = None
+    if digest_dir is not None:
+        from utils.pixel_digests import DigestMemory  # imports torch, which not every script needs
+
+        memory = DigestMemory(digest_dir, records)
+    reports = read_pixels(records, num_workers=num_workers, memory=memory)
     if keep_pixels:
-        pixels = dict(zip(checked, reports))
+        pixels = dict(zip(checked, reports, strict=True))
         reports = iter(pixels.values())
     found, depth_notes = judge_pixels(records, reports)
     problems = problems + [(checked[place], problem) for place, problem in found]
@@ -195,8 +202,10 @@ def load_dataset(
     require_text: bool = False,
     require_label: bool = False,
     check_pixels: bool = True,
+    allow_duplicates: bool = False,
     skip_invalid: bool = False,
     num_workers: int | None = None,
+    digest_dir: Path | None = None,
     offline: bool = False,
 ) -> Dataset:
     """Read a data set and check all of it before anything else happens.
@@ -214,8 +223,12 @@ def load_dataset(
         require_label: Whether an image without label is a problem.
         check_pixels: Decode every image once, in parallel; finds broken files and duplicates.
             Of several processes that train together one should check.
+        allow_duplicates: Whether equal pixels are counted in a note instead of being a problem,
+            as for a generator's output, whose repeats are to be judged, not refused.
         skip_invalid: Drop the rows with a problem, and log how many; else they raise.
         num_workers: Processes that decode; default: one per core.
+        digest_dir: Folder where hashes of pixels are remembered (`utils.pixel_digests`), so that
+            the next check decodes only files that are new or changed.
         offline: Forbid downloads.
 
     Raises:
@@ -230,9 +243,20 @@ def load_dataset(
         with_pixels=check_pixels,
         keep_pixels=False,
         num_workers=num_workers,
+        digest_dir=digest_dir,
         offline=offline,
     )
+    if allow_duplicates:
+        examination = _with_duplicates(examination)
     return accept(examination, source, skip_invalid=skip_invalid)
+
+
+def _with_duplicates(examination: Examination) -> Examination:
+    """The same with equal pixels told in a note, not as problems."""
+    others = [item for item in examination.problems if item[1].kind != DUPLICATE]
+    count = len(examination.problems) - len(others)
+    notes = [f"{count} images have the pixels of an earlier one"] if count else []
+    return examination._replace(problems=others, notes=[*examination.notes, *notes])
 
 
 def accept(examination: Examination, source: object, *, skip_invalid: bool) -> Dataset:

@@ -18,12 +18,15 @@ from utils.image_files import (
     ImageInfo,
     Window,
     decode,
+    inspect_image,
     pixel_hash,
     to_8bit,
 )
 from utils.image_files import value_window as window_of
+from utils.lazy_records import take
 from utils.workers import iterate_in_processes
 
+DUPLICATE = "duplicate pixels"  # kind of problem
 MIN_SIDE_PX = 8  # one latent of Stable Diffusion's VAE
 
 Judged = list[tuple[int, Problem]]
@@ -51,14 +54,50 @@ def report_pixels(source) -> PixelReport:
 
 
 def read_pixels(
-    records: Sequence[Record], *, num_workers: int | None = None
+    records: Sequence[Record], *, num_workers: int | None = None, memory=None
 ) -> Iterator[PixelReport]:
     """Decode every image, in parallel, with a progress bar on stderr; one report after another.
 
     Args:
         records: The images.
         num_workers: Processes; 0 decodes here. Default: one per core, and none for few images.
+        memory: A `utils.pixel_digests.DigestMemory` of these records: what it knows is decoded
+            again only where there is more to tell than a hash, and what is new it will know.
     """
+    if memory is None:
+        yield from _decode(records, num_workers)
+        return
+    known = {
+        int(place): _recalled(records[place], memory, place)
+        for place in np.flatnonzero(memory.known)
+    }
+    known = {place: report for place, report in known.items() if report is not None}
+    new = [place for place in range(len(records)) if place not in known]
+    decoded = iter(_decode(take(records, new), num_workers)) if new else iter(())
+    places, digests = array("q"), bytearray()
+    for place in range(len(records)):
+        report = known[place] if place in known else next(decoded)
+        if place not in known and report.info is not None:
+            places.append(place)
+            digests += bytes.fromhex(report.hash)
+        yield report
+    assert next(decoded, None) is None  # ends its progress bar and its processes
+    memory.remember(
+        np.array(places, np.int64), np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES)
+    )
+
+
+def _recalled(record: Record, memory, place: int) -> PixelReport | None:
+    """The report of an unchanged file by its header; None where it must be decoded again."""
+    try:
+        info = inspect_image(record.image_source)
+    except ImageError:
+        return None
+    deep = info.bit_depth > 8  # its window stands in the pixels
+    return None if deep else PixelReport(info=info, hash=memory.digests[place].tobytes().hex())
+
+
+def _decode(records: Sequence[Record], num_workers: int | None) -> Iterator[PixelReport]:
     if records and isinstance(records[0].source, HubImage):
         num_workers = 0  # the hub's table would be copied to the workers with every image
     sources = (record.image_source for record in records)
@@ -119,7 +158,7 @@ def _duplicate(record: Record, first: Record) -> Problem:
     detail = f"{record.file_name} has the pixels of {first.file_name} at {first.where}"
     if first.split != record.split:
         detail += f", which is in split {first.split}, this in {record.split}"
-    return Problem(record.where, "duplicate pixels", detail)
+    return Problem(record.where, DUPLICATE, detail)
 
 
 def repeats(digests: bytes | bytearray) -> list[tuple[int, int]]:

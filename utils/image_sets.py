@@ -1,22 +1,25 @@
-"""One side of a comparison: images brought to one size, and one pass of them through networks."""
+"""One side of a comparison: records, and how their images are brought to size, once."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from utils import images as pictures
-from utils.classifier import Classifier, batched
 from utils.dataset import Dataset
-from utils.features import FeatureExtractor, Features, concatenate
 
 READ_AHEAD = 64
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class ImageSet:
     Attributes:
         name: ``real`` or ``synthetic``.
         dataset: N records, already checked.
-        resolution: Side of every image in pixels.
+        resolution: Side in pixels beyond which no metric sees detail.
         resize_mode: See ``utils.images.resize``; one that draws nothing.
         num_workers: Threads that read; 0 reads in the main thread.
     """
@@ -41,19 +44,37 @@ class ImageSet:
         """Number of images."""
         return len(self.dataset)
 
-    def image(self, index: int) -> Image.Image:
-        """An image at the common size, mode ``L`` or ``RGB``."""
-        return pictures.resize(self.dataset[index].image(), self.resolution, self.resize_mode)
+    def image(self, index: int, *, largest_px: int | None = None) -> Image.Image:
+        """An image as a square, mode ``L`` or ``RGB``, by one antialiased resize.
 
-    def images(self) -> Iterator[Image.Image]:
-        """Every image in order, read ahead by threads (Pillow works without Python's lock)."""
+        Args:
+            index: Which.
+            largest_px: Largest side that the caller can use, if smaller than the resolution.
+        """
+        side = min(self.resolution, largest_px or self.resolution)
+        return pictures.resize(self.dataset[index].image(), side, self.resize_mode)
+
+    def read(
+        self, function: Callable[[Image.Image], Result], indices: Iterable[int], *, largest_px: int
+    ) -> Iterator[Result]:
+        """A function of each image, in order, read ahead by threads (Pillow frees Python's lock).
+
+        Args:
+            function: Of an image as ``image`` gives it.
+            indices: Which images.
+            largest_px: As for ``image``.
+        """
+
+        def one(index: int) -> Result:
+            return function(self.image(int(index), largest_px=largest_px))
+
         if not self.num_workers:
-            yield from map(self.image, range(len(self)))
+            yield from map(one, indices)
             return
         with ThreadPoolExecutor(self.num_workers) as pool:
             waiting: deque = deque()
-            for index in range(len(self)):
-                waiting.append(pool.submit(self.image, index))
+            for index in indices:
+                waiting.append(pool.submit(one, index))
                 if len(waiting) > READ_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
@@ -69,20 +90,16 @@ class ImageSet:
         names = [record.patient_id or f"\0image {i}" for i, record in enumerate(self.dataset)]
         return np.array(names)
 
+    def take(self, indices: np.ndarray) -> ImageSet:
+        """A set of the images at these indices."""
+        return replace(self, dataset=self.dataset.select(indices.tolist()))
 
-@dataclass(frozen=True)
-class Measured:
-    """What one pass over a set gave.
-
-    Attributes:
-        features: Of the feature network; None without one.
-        probabilities: (N, L) of the diagnosis classifier; None without one.
-        hashes: One per image, of its pixels at the common size.
-    """
-
-    features: Features | None
-    probabilities: np.ndarray | None
-    hashes: list[str]
+    def draw(self, most: int, *, seed: int) -> ImageSet:
+        """At most so many of the images, drawn without replacement, in their order."""
+        if most >= len(self):
+            return self
+        chosen = np.random.default_rng(seed).choice(len(self), most, replace=False)
+        return self.take(np.sort(chosen))
 
 
 def common_side(dataset: Dataset) -> int:
@@ -91,32 +108,12 @@ def common_side(dataset: Dataset) -> int:
     return Counter(min(h.width, h.height) for h in headers).most_common(1)[0][0]
 
 
-def measure(
-    images: ImageSet,
-    extractor: FeatureExtractor | None,
-    classifier: Classifier | None,
-    *,
-    batch_size: int,
-) -> Measured:
-    """Pass a set through the networks, decoding each image once.
-
-    Args:
-        images: N images.
-        extractor: Feature network, or None.
-        classifier: Diagnosis classifier, or None.
-        batch_size: Images at once; changes speed and memory, not the result.
-    """
-    features, probabilities, hashes = [], [], []
-    with tqdm(total=len(images), desc=f"{images.name} images", unit="image") as bar:
-        for batch in batched(images.images(), batch_size):
-            if extractor is not None:
-                features.append(extractor.extract(batch, batch_size=batch_size))
-            if classifier is not None:
-                probabilities.append(classifier.predict(batch, batch_size=batch_size))
-            hashes.extend(pictures.pixel_hash(image.convert("RGB")) for image in batch)
-            bar.update(len(batch))
-    return Measured(
-        concatenate(features) if features else None,
-        np.concatenate(probabilities) if probabilities else None,
-        hashes,
-    )
+def set_names(sources: Sequence[str]) -> list[str]:
+    """A short name for each data source: its last part, with a number where that repeats."""
+    names: list[str] = []
+    for source in sources:
+        last = Path(source).expanduser().resolve().name.removesuffix(".tar")
+        stem = re.sub(r"[^\w.-]+", "_", last).strip("._") or "set"
+        candidates = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        names.append(next(name for name in candidates if name not in names))
+    return names

@@ -231,7 +231,7 @@ def _image_job(samples: TrainingSet, folder: Path, encoders: _Encoders) -> Job:
         places = np.stack(np.unravel_index(positions, keys.shape[:3]), axis=1)  # (n, 3)
         return encoders.latents(_MissingImages(samples, places, digests))
 
-    return Job(space, _LATENTS, keys, make, "encode images", "img")
+    return Job(space, _LATENTS, keys, make, "encode images", "img", "--latent_cache_dir")
 
 
 class _MissingImages(torch.utils.data.Dataset):
@@ -282,4 +282,4 @@ def _text_job(samples: TrainingSet, folder: Path, encoders: _Encoders) -> Job:
     def make(positions: np.ndarray) -> Iterator[torch.Tensor]:
         return encoders.texts(ids[torch.from_numpy(positions)])
 
-    return Job(space, _TEXTS, keys, make, "encode captions", "text")
+    return Job(space, _TEXTS, keys, make, "encode captions", "text", "--latent_cache_dir")

@@ -38,7 +38,7 @@ _WHAT = (
     "hashes of images' pixels by hashes of their files' names, sizes and times; neither names nor "
     "pixels can be read from them"
 )
-_logger = get_logger("train")
+_logger = get_logger("cache")
 
 
 def digest_pixels(records: Sequence[Record], folder: Path, accelerator) -> np.ndarray:
@@ -65,13 +65,9 @@ def digest_pixels(records: Sequence[Record], folder: Path, accelerator) -> np.nd
 def _digest_share(
     records: Sequence[Record], folder: Path, num_processes: int, *, quiet: bool
 ) -> np.ndarray:
-    # Another decoder may give other pixels for the same JPEG.
-    facts = {"pillow": PIL.__version__, "hash": "blake2b of the 8-bit pixels"}
-    space = Space(folder, "pixels", facts, (DIGEST_BYTES,), torch.uint8, DIGEST_BYTES)
-    stamps, settled = _stamp(records)
-    digests, known = _recall(space, stamps)
-    known &= settled
-    unknown = np.flatnonzero(~known)
+    memory = DigestMemory(folder, records)
+    digests = memory.digests
+    unknown = np.flatnonzero(~memory.known)
     if len(unknown) == 0:
         return digests
     hub = any(isinstance(records[index].source, HubImage) for index in unknown)
@@ -80,13 +76,36 @@ def _digest_share(
         num_workers=0 if hub else cores_per_process(num_processes),
         quiet=quiet,
     )
-    writable = os.access(existing_part(folder), os.W_OK)
-    new = unknown[settled[unknown] & writable]
-    for at in range(0, len(new), _SHARD_FILES):
-        space.describe(_WHAT)
-        part = new[at : at + _SHARD_FILES]
-        write_shard(space, stamps[part], torch.from_numpy(digests[part]))
+    memory.remember(unknown, digests[unknown])
     return digests
+
+
+class DigestMemory:
+    """What earlier runs remembered of these images.
+
+    Attributes:
+        digests: (N, 16) uint8, zeros where not known.
+        known: (N,) bool, whether the file is unchanged since its pixels were hashed.
+    """
+
+    def __init__(self, folder: Path, records: Sequence[Record]) -> None:
+        """Look up N records in a cache's folder, which need not exist."""
+        # Another decoder may give other pixels for the same JPEG.
+        facts = {"pillow": PIL.__version__, "hash": "blake2b of the 8-bit pixels"}
+        self._space = Space(folder, "pixels", facts, (DIGEST_BYTES,), torch.uint8, DIGEST_BYTES)
+        self._stamps, self._settled = _stamp(records)
+        self.digests, self.known = _recall(self._space, self._stamps)
+        self.known &= self._settled
+
+    def remember(self, places: np.ndarray, digests: np.ndarray) -> None:
+        """Write digests (n, 16) uint8 of images at these places; of a read-only folder nothing."""
+        writable = os.access(existing_part(self._space.folder), os.W_OK)
+        kept = self._settled[places] & writable
+        places, digests = places[kept], digests[kept]
+        for at in range(0, len(places), _SHARD_FILES):
+            self._space.describe(_WHAT)
+            part = slice(at, at + _SHARD_FILES)
+            write_shard(self._space, self._stamps[places[part]], torch.from_numpy(digests[part]))
 
 
 def _source_of(record: Record):

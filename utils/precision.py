@@ -5,9 +5,22 @@ import os
 import torch
 
 from utils.run_folder import get_logger
-from utils.unet_speed import has_fast_bf16
 
 _logger = get_logger("train")
+
+
+def has_fast_bf16(device_type: str) -> bool:
+    """Whether a device multiplies bf16 faster than float32.
+
+    Args:
+        device_type: ``cuda`` or ``cpu``.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type != "cpu":
+        return False
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version since 2.11
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
 
 
 def choose_precision(wanted: str | None, device: torch.device) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError
 from utils.run_folder import get_logger
-from utils.tensor_shards import GONE, Space, find_damaged, scan, write_shard
+from utils.tensor_shards import GONE, SHARD_ENTRIES, Space, find_damaged, scan, write_shard
 from utils.tensor_table import TensorTable
 from utils.workers import cores_per_process
 
@@ -25,7 +25,7 @@ MAX_ROUNDS = 3  # of making what is missing; more only if someone deletes as fas
 MAX_HASH_THREADS = 8
 NETWORK_DISK_SECONDS = 2  # until a new file is seen by other machines
 
-_logger = get_logger("train")
+_logger = get_logger("cache")
 
 
 class Job(NamedTuple):
@@ -38,6 +38,8 @@ class Job(NamedTuple):
         make: Values at flat positions of ``keys``, in batches (b, *entry_shape), in this order.
         description: Of the progress bar.
         unit: What it counts.
+        flag: Flag that names the folder, for messages.
+        max_entries: Of a shard, which is what is lost if the run is killed.
     """
 
     space: Space
@@ -46,6 +48,8 @@ class Job(NamedTuple):
     make: Callable[[np.ndarray], Iterable[torch.Tensor]]
     description: str
     unit: str
+    flag: str
+    max_entries: int = SHARD_ENTRIES
 
 
 class Placement(NamedTuple):
@@ -92,7 +96,7 @@ def locate(job: Job, accelerator, verified: set[Path]) -> Placement:
             time.sleep(NETWORK_DISK_SECONDS)
     raise UserError(
         f"{job.space.folder}: not every process can see {', '.join(damaged)}; "
-        "--latent_cache_dir must be a folder that all processes share"
+        f"{job.flag} must be a folder that all processes share"
     )
 
 
@@ -143,7 +147,7 @@ def fill(job: Job, accelerator, verified: set[Path]) -> TensorTable:
         _make(job, placement.missing, accelerator)
     raise UserError(
         f"{job.space.folder}: what is written there is gone or damaged at once; is something "
-        "deleting it? Name another folder with --latent_cache_dir"
+        f"deleting it? Name another folder with {job.flag}"
     )
 
 
@@ -157,7 +161,7 @@ def _make(job: Job, missing: np.ndarray, accelerator) -> None:
     first = np.unique(keys[missing].view(f"S{job.space.key_bytes}"), return_index=True)[1]
     positions = missing[np.sort(first)]
     count = accelerator.num_processes
-    size = min(job.space.shard_entries, -(-len(positions) // count))
+    size = min(job.space.shard_entries, job.max_entries, -(-len(positions) // count))
     blocks = [positions[at : at + size] for at in range(0, len(positions), size)]
     num_rounds = -(-len(blocks) // count)
     mine = blocks[accelerator.process_index :: count]

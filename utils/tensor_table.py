@@ -68,6 +68,16 @@ class TensorTable:
     def __getitem__(self, place: int | tuple[int, ...]) -> torch.Tensor:
         return self._tensors[self.shards[place]][self.rows[place]]
 
+    def gather(self) -> torch.Tensor:
+        """All entries in memory, shaped as asked for: (..., *entry_shape)."""
+        flat_shards, flat_rows = self.shards.reshape(-1), torch.from_numpy(self.rows.reshape(-1))
+        first = self._tensors[0]
+        gathered = torch.empty(len(flat_shards), *first.shape[1:], dtype=first.dtype)
+        for number, values in enumerate(self._tensors):
+            held = torch.from_numpy(np.flatnonzero(flat_shards == number))
+            gathered[held] = values[flat_rows[held].long()]
+        return gathered.reshape(*self.shards.shape, *first.shape[1:])
+
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_tensors": None}
 

@@ -12,20 +12,6 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 COMPILE_MODES = ("no", "regional", "whole")
 
 
-def has_fast_bf16(device_type: str) -> bool:
-    """Whether a device multiplies bf16 faster than float32.
-
-    Args:
-        device_type: ``cuda`` or ``cpu``.
-    """
-    if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device_type != "cpu":
-        return False
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version since 2.11
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16"))
-
-
 def prepare_unet(
     unet, *, device_type: str, precision: str, compile_mode: str, is_split: bool = False
 ) -> None:
