@@ -1,15 +1,22 @@
-r"""Measure how close a synthetic image set is to a real one.
+r"""Measure how close a synthetic image set is to a real one, how useful, and whether it copies.
 
-Reads two data sets (a dataset folder, class folders, a CSV, *.tar shards or a hub name), brings
-every image to one size in one way, and writes to --output_dir: options.json, metrics.json and
-report.html, a page that needs no network. The result is printed as JSON too.
+Reads data sets (a dataset folder, class folders, a CSV, *.tar shards or a hub name), brings every
+image to one size in one way, and writes to --output_dir: options.json, metrics.json and
+report.html, a page that needs no network; with --train_dir also copies.csv. The result is printed
+as JSON too. Features are kept on disk, so the next run on the same images takes seconds.
 
 Metrics
-  fid              Fréchet distance of the features: lower is closer; with its floor, the distance
-                   between two halves of the real set
+  fid              Fréchet distance of the features: lower is closer
+  kid              kernel distance of the features, unbiased: also for few images; lower is closer
+  cmmd             kernel distance of CLIP embeddings: lower is closer
+  prdc             precision, recall, density, coverage: realism and variety apart; higher is better
   inception_score  sure and varied class predictions: higher is better; sees no real image
   ms_ssim          how alike images of one prompt are: best near the real set's own value
   agreement        share of images whose asked diagnosis a classifier recognises: higher is better
+  cas              accuracy on real images of a classifier trained on the synthetic ones
+  retrieval        do images find images and texts of the same finding: recall at 1, 5, 10
+  copies           share of images that are copies of training images: lower is better
+Each distance stands beside its floor, the same between two halves of the real set.
 docs/metrics.md has definitions, sources and what compares with published figures.
 
 Examples:
@@ -17,248 +24,354 @@ Examples:
     --feature_extractor inception --feature_weights weights-inception-2015-12-05-6726825d.pth \
     --output_dir runs/evaluation
   python evaluate.py --real_dir data/clinic --real_split test --synthetic_dir runs/synthetic \
-    --feature_extractor classifier:runs/diagnosis/classifier --output_dir runs/evaluation
-  python evaluate.py --real_dir data/clinic --synthetic_dir runs/synthetic --metrics ms_ssim \
-    --output_dir runs/diversity
+    --feature_extractor classifier:runs/diagnosis/classifier --train_dir data/clinic \
+    --fail_above 0.1 --output_dir runs/evaluation
+  python evaluate.py --real_dir data/clinic --real_split test --compare runs/a runs/b runs/c \
+    --feature_extractor dinov2 --feature_weights models/dinov2-large --output_dir runs/comparison
+  accelerate launch evaluate.py --real_dir data/clinic --synthetic_dir runs/synthetic \
+    --feature_extractor clip --feature_weights models/clip-vit-large-patch14-336 \
+    --output_dir runs/evaluation
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from utils import cli, extractor_names
+from utils import cli, evaluation_flags
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from utils.auditor import Auditor
     from utils.classifier import Classifier
+    from utils.copy_audit import Audit
+    from utils.dataset import Dataset
+    from utils.diagnosis_network import DiagnosisNetwork
     from utils.features import FeatureExtractor
     from utils.image_sets import ImageSet
+    from utils.image_text import ImageTextModel
+    from utils.reconstruction import Reconstruction
+    from utils.scores import Side
+    from utils.searcher import Searcher
 
-METRICS = ("fid", "inception_score", "ms_ssim", "agreement")
-FEATURE_METRICS = ("fid", "inception_score")
-RESIZE_MODES = ("center_crop", "pad", "stretch")  # of training's modes those that draw nothing
-COLUMNS = ("image", "caption", "label", "patient")
 TILES_PER_LABEL = 8
+MIN_TRAIN = 2  # a copy detector learns to tell images apart
+LONGEST_WAIT = timedelta(hours=6)
 
 
-def data_source(text: str) -> str:
-    """Flag type: a file or folder that exists, shards, or what may be a hub name."""
-    path = Path(text).expanduser()
-    like_hub_name = text.count("/") == 1 and not text.startswith((".", "/", "~"))
-    maybe_hub = like_hub_name and not path.parent.exists() and not path.suffix
-    if not text or not (path.exists() or text.endswith(".tar") or maybe_hub):
-        raise argparse.ArgumentTypeError(f"no such file or folder: {text!r}")
-    return text
+@dataclass(frozen=True)
+class Sets:
+    """What is compared: synthetic sets by name, all of one size.
+
+    ``sources`` says where each lies, ``sizes`` and ``num_real`` how many images there are in all.
+    """
+
+    real: ImageSet
+    synthetic: dict[str, ImageSet]
+    train: ImageSet | None
+    sources: dict[str, str]
+    num_real: int
+    sizes: dict[str, int]
 
 
-def extractor_name(text: str) -> str:
-    """Flag type: a feature network that can be loaded."""
-    prefix = extractor_names.CLASSIFIER_PREFIX
-    choices = f"{', '.join(extractor_names.WEIGHT_FILES)} or {prefix}DIR"
-    if text.startswith(prefix):
-        cli.existing_dir(text.removeprefix(prefix))
-    elif text in extractor_names.NOT_YET:
-        raise argparse.ArgumentTypeError(f"{text!r} is not built yet; use {choices}")
-    elif text not in extractor_names.WEIGHT_FILES:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {choices}")
-    return text
+@dataclass(frozen=True)
+class Tools:
+    """The networks; None for those that no metric needs."""
+
+    device: str
+    extractor: FeatureExtractor | None
+    diagnoses: DiagnosisNetwork | None
+    reconstruction: Reconstruction | None
+    image_text: ImageTextModel | None
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """The classifier that agreement asks."""
+        return self.diagnoses and self.diagnoses.classifier
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All flags, in groups."""
     parser = cli.make_parser(__doc__)
-    data = parser.add_argument_group("data")
-    data.add_argument("--real_dir", type=data_source, required=True, help="the real images")
-    data.add_argument("--synthetic_dir", type=data_source, required=True, help="the synthetic ones")
-    data.add_argument(
-        "--real_split",
-        choices=("train", "val", "test"),
-        help="use this split of the real set, if it has splits (default: all of it)",
-    )
-    for name in COLUMNS:
-        data.add_argument(
-            f"--{name}_column", metavar="NAME", help=f"the {name} column of the real set's table"
-        )
-    data.add_argument(
-        "--skip_invalid", action="store_true", help="drop broken rows instead of refusing the set"
-    )
-    data.add_argument(
-        "--resolution",
-        type=cli.positive_int,
-        help="side in pixels to which every image is brought before any metric "
-        "(default: the synthetic images' shorter side)",
-    )
-    data.add_argument(
-        "--resize_mode",
-        choices=RESIZE_MODES,
-        default="center_crop",
-        help="how; the generator's training should have used the same (default: %(default)s)",
-    )
-    _add_metric_flags(parser.add_argument_group("metrics"))
-    _add_network_flags(parser.add_argument_group("networks"))
+    evaluation_flags.add_data_flags(parser.add_argument_group("data"))
+    evaluation_flags.add_metric_flags(parser.add_argument_group("metrics"))
+    evaluation_flags.add_network_flags(parser.add_argument_group("networks"))
     run = parser.add_argument_group("run")
     shared = ("output_dir", "seed", "batch_size", "num_workers", "device", "offline")
     cli.add_runtime_flags(run, *shared, batch_size=32)
     return parser
 
 
-def _add_metric_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--metrics",
-        nargs="+",
-        choices=METRICS,
-        help="what to compute (default: all; agreement only with a classifier)",
-    )
-    group.add_argument(
-        "--max_pairs",
-        type=cli.positive_int,
-        default=2000,
-        help="image pairs of each set for ms_ssim, at most (default: %(default)s)",
-    )
-    group.add_argument(
-        "--inception_score_splits",
-        type=cli.positive_int,
-        default=10,
-        help="parts that the inception score is averaged over; fewer, and said so, where a part "
-        "would have under 10 images (default: %(default)s)",
-    )
-    group.add_argument(
-        "--bootstrap",
-        type=cli.non_negative_int,
-        default=50,
-        metavar="N",
-        help="resamples for the interval of fid; under 2: no interval (default: %(default)s)",
-    )
-
-
-def _add_network_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--feature_extractor",
-        type=extractor_name,
-        default="inception",
-        metavar="NAME",
-        help="network of fid and inception_score: inception (the FID's own), classifier:DIR, or "
-        "torchvision-inception (not the FID's) (default: %(default)s)",
-    )
-    group.add_argument(
-        "--feature_weights",
-        type=cli.existing_file,
-        metavar="PATH",
-        help="weight file of the two Inceptions; nothing is downloaded",
-    )
-    group.add_argument(
-        "--classifier",
-        type=cli.existing_dir,
-        metavar="DIR",
-        help="diagnosis classifier for agreement (default: that of --feature_extractor)",
-    )
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and cross-check; anything wrong ends here, with exit status 2."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if Path(args.real_dir).resolve() == Path(args.synthetic_dir).resolve():
-        parser.error("--real_dir and --synthetic_dir are the same")
-    prefix = extractor_names.CLASSIFIER_PREFIX
-    on_classifier = args.feature_extractor.startswith(prefix)
-    if args.classifier is None and on_classifier:
-        args.classifier = Path(args.feature_extractor.removeprefix(prefix))
-    if args.metrics is None:
-        args.metrics = [name for name in METRICS if name != "agreement" or args.classifier]
-    if "agreement" in args.metrics and args.classifier is None:
-        parser.error("--metrics agreement needs --classifier DIR")
-    if args.feature_weights is not None and on_classifier:
-        parser.error("--feature_weights is for the two Inceptions; a classifier's are in its DIR")
-    wants_features = bool(set(FEATURE_METRICS) & set(args.metrics))
-    if wants_features and not on_classifier and args.feature_weights is None:
-        files = extractor_names.WEIGHT_FILES[args.feature_extractor]
-        parser.error(
-            f"--feature_extractor {args.feature_extractor} needs --feature_weights PATH: the file "
-            f"{files}. Or choose --feature_extractor {prefix}DIR, or --metrics without "
-            f"{' and '.join(FEATURE_METRICS)}"
-        )
+    evaluation_flags.check(parser, args)
     return args
 
 
-def load_sets(args: argparse.Namespace) -> tuple[ImageSet, ImageSet]:
-    """Read and check both sets; every problem of a set is reported at once."""
-    from utils.dataset import load_dataset
-    from utils.image_sets import ImageSet, common_side
+def start(args: argparse.Namespace):
+    """The state of the processes that ``accelerate launch`` started, or of this one alone."""
+    if args.offline:
+        cli.go_offline()
+    cli.answer_signals()
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    common = {
-        "skip_invalid": args.skip_invalid,
-        "num_workers": args.num_workers,
-        "offline": args.offline,
-    }
-    columns = {f"{name}_column": getattr(args, f"{name}_column") for name in COLUMNS}
-    real = load_dataset(args.real_dir, split=args.real_split, **columns, **common)
-    synthetic = load_dataset(args.synthetic_dir, **common)
-    size = (args.resolution or common_side(synthetic), args.resize_mode, args.num_workers)
-    return ImageSet("real", real, *size), ImageSet("synthetic", synthetic, *size)
-
-
-def load_networks(args: argparse.Namespace) -> tuple[FeatureExtractor | None, Classifier | None]:
-    """The networks that the metrics need."""
-    from utils.classifier import Classifier
-    from utils.features import load_extractor
+    from utils.run_folder import get_logger
 
     device = cli.resolve_device(args.device)
-    extractor = classifier = None
-    if set(FEATURE_METRICS) & set(args.metrics):
-        extractor = load_extractor(
-            args.feature_extractor,
-            weights=args.feature_weights,
-            device=device,
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or device == "cpu"
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)  # while the first checks all images
+    if not state.is_main_process:
+        for name in ("evaluate", "dataset", "cache"):
+            get_logger(name).setLevel("ERROR")
+    return state
+
+
+def load_sets(args: argparse.Namespace, state) -> Sets:
+    """Read and check all sets; every problem of a set is reported at once.
+
+    Of several processes the first checks the pixels, and remembers which files are sound.
+    """
+    from utils.dataset import load_dataset
+    from utils.image_sets import ImageSet, common_side, set_names
+
+    columns = {
+        f"{name}_column": getattr(args, f"{name}_column") for name in evaluation_flags.COLUMNS
+    }
+
+    def load(source: str, **more: object) -> Dataset:
+        return load_dataset(
+            source,
+            check_pixels=state.is_main_process or args.skip_invalid,
+            skip_invalid=args.skip_invalid,
+            num_workers=args.num_workers,
+            digest_dir=args.feature_cache_dir,
             offline=args.offline,
+            **more,
         )
-    if "agreement" in args.metrics:
-        classifier = Classifier.load(args.classifier, device=device)
-    return extractor, classifier
+
+    sources = args.compare or [args.synthetic_dir]
+    with state.main_process_first():
+        synthetic = {
+            name: load(source, allow_duplicates=True)
+            for name, source in zip(set_names(sources), sources)
+        }
+        real = load(args.real_dir, split=args.real_split, **columns)
+        train = None
+        if args.train_dir:
+            train = load(args.train_dir, split="train", allow_duplicates=True, **columns)
+    if train is not None and len(train) < MIN_TRAIN:
+        raise cli.UserError(f"--train_dir: {len(train)} image; {MIN_TRAIN} or more are needed")
+    side = args.resolution or min(map(common_side, synthetic.values()))
+    view = (side, args.resize_mode, args.num_workers)
+    drawn = {name: ImageSet("synthetic", each, *view) for name, each in synthetic.items()}
+    count = min(map(len, drawn.values())) if args.compare else len(drawn[next(iter(drawn))])
+    count = min(count, args.num_images or count)
+    real_set = ImageSet("real", real, *view)
+    return Sets(
+        real=real_set.draw(args.num_images or len(real), seed=args.seed),
+        synthetic={name: each.draw(count, seed=args.seed) for name, each in drawn.items()},
+        train=ImageSet("train", train, *view) if train else None,
+        sources=dict(zip(drawn, sources)),
+        num_real=len(real),
+        sizes={name: len(each) for name, each in drawn.items()},
+    )
+
+
+def load_tools(args: argparse.Namespace, state, sets: Sets) -> Tools:
+    """The networks that the metrics need."""
+    from utils.classifier import Classifier
+    from utils.diagnosis_network import DiagnosisNetwork
+    from utils.features import load_extractor
+
+    device = cli.resolve_device(args.device) if state.num_processes == 1 else str(state.device)
+    where = {"device": device, "offline": args.offline}
+    wanted = set(args.metrics)
+    extractor = reconstruction = diagnoses = image_text = None
+    if wanted & set(evaluation_flags.FEATURE_METRICS):
+        extractor = load_extractor(args.feature_extractor, weights=args.feature_weights, **where)
+    if wanted & set(evaluation_flags.DISTANCES) and args.model:
+        from utils.reconstruction import Reconstruction  # imports diffusers
+
+        reconstruction = Reconstruction(args.model, **where)
+        reconstruction.check_resolution(sets.real.resolution)
+    if args.classifier:
+        diagnoses = DiagnosisNetwork(Classifier.load(args.classifier, device=device))
+    if "retrieval" in wanted and args.retrieval_encoder != evaluation_flags.TRAIN_ENCODER:
+        from utils.clip_models import load_image_text_model  # imports transformers
+
+        image_text = load_image_text_model(args.retrieval_encoder, **where)
+    return Tools(device, extractor, diagnoses, reconstruction, image_text)
+
+
+def measure(args: argparse.Namespace, images: ImageSet, tools: Tools, state) -> Side:
+    """Pass a set through the networks; what earlier runs kept is not computed again."""
+    from utils.feature_cache import cached_features, digests_of
+    from utils.scores import Side
+
+    folder = args.feature_cache_dir
+    digests = digests_of(images, state=state, folder=folder)
+    options = {"digests": digests, "state": state, "folder": folder, "batch_size": args.batch_size}
+    found = {}
+    if tools.extractor:
+        found["features"] = cached_features(images, tools.extractor, **options)
+    if tools.diagnoses:
+        found["probabilities"] = cached_features(images, tools.diagnoses, **options).pool
+    if tools.image_text:
+        found["embeddings"] = cached_features(images, tools.image_text, **options).pool
+    if tools.reconstruction and images.name == "real":
+        found["reconstructed"] = cached_features(
+            images, tools.extractor, reconstruction=tools.reconstruction, **options
+        )
+    return Side(images, digests, **found)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is trained once, whatever the number of synthetic sets; None where not asked for.
+
+    Attributes:
+        auditor: Finds copies.
+        searcher: Of retrieval.
+        references: What CAS made of real training images, by labels and number.
+    """
+
+    auditor: Auditor | None
+    searcher: Searcher | None
+    references: dict
+
+
+def train_judges(args: argparse.Namespace, sets: Sets, tools: Tools, real: Side) -> Trained:
+    """Train what copies are found with and, if asked, what retrieval searches with."""
+    from utils.auditor import Auditor
+    from utils.searcher import Searcher
+
+    auditor = searcher = None
+    options = {"device": tools.device, "seed": args.seed}
+    if "copies" in args.metrics:
+        auditor = Auditor(sets.train, sets.real, folder=args.feature_cache_dir, **options)
+    if "retrieval" in args.metrics:
+        ready = {"model": tools.image_text, "vectors": real.embeddings}
+        searcher = Searcher(sets.real, sets.train, **ready, **options)
+    return Trained(auditor, searcher, {})
 
 
 def score(
     args: argparse.Namespace,
-    real: ImageSet,
-    synthetic: ImageSet,
+    real: Side,
+    synthetic: Side,
     *,
-    labels: Sequence[str],
-    networks: tuple[FeatureExtractor | None, Classifier | None],
-) -> tuple[dict[str, dict], dict[str, dict[str, dict]]]:
-    """Compute the metrics asked for: all images, and per label."""
-    from utils import diversity, scores
-    from utils.image_sets import measure
+    train: ImageSet | None,
+    tools: Tools,
+    trained: Trained,
+) -> tuple[dict[str, tuple[dict, dict]], Audit | None]:
+    """Each metric's entry over all images, and its entries per label."""
+    from utils import cas, distance_scores, diversity, scores
+    from utils.extractor_names import CLASSIFIER_PREFIX
 
-    extractor, classifier = networks
-    sides = []
-    if extractor or classifier:
-        seen = {"extractor": extractor, "classifier": classifier, "batch_size": args.batch_size}
-        sides = [(images, measure(images, **seen)) for images in (real, synthetic)]
-    results = {}
-    if "fid" in args.metrics:
-        results["fid"] = scores.score_frechet(
-            *sides, labels, num_resamples=args.bootstrap, seed=args.seed
+    wanted, common = set(args.metrics), {"labels": labels_of(real, synthetic), "seed": args.seed}
+    found, audit = {}, None
+    if distances := [name for name in evaluation_flags.DISTANCES if name in wanted]:
+        options = {"num_resamples": args.bootstrap, "device": tools.device}
+        found |= distance_scores.score_distances(distances, real, synthetic, **options, **common)
+    if "inception_score" in wanted:
+        same = args.feature_extractor == f"{CLASSIFIER_PREFIX}{args.classifier}"
+        judge = None if same else tools.classifier
+        found |= scores.score_inception(
+            real, synthetic, judge, splits=args.inception_score_splits, **common
         )
-    if "inception_score" in args.metrics:
-        on_classifier = args.feature_extractor.startswith(extractor_names.CLASSIFIER_PREFIX)
-        options = {"splits": args.inception_score_splits, "on_classifier": on_classifier}
-        features = [seen.features for _, seen in sides]
-        entry = scores.score_inception(*features, **options, seed=args.seed)
-        results["inception_score"] = (entry, {})
-    if "ms_ssim" in args.metrics:
-        results["ms_ssim"] = diversity.score_ms_ssim(
-            real, synthetic, labels, max_pairs=args.max_pairs, seed=args.seed
+    if "ms_ssim" in wanted:
+        found["ms_ssim"] = diversity.score_ms_ssim(
+            real.images, synthetic.images, max_pairs=args.max_pairs, **common
         )
-    if "agreement" in args.metrics:
-        results["agreement"] = scores.score_agreement(*sides, classifier, labels, seed=args.seed)
-    overall = {name: entry for name, (entry, _) in results.items()}
-    per_label = {
-        label: {name: entries[label] for name, (_, entries) in results.items() if label in entries}
-        for label in labels
+    if "agreement" in wanted:
+        found["agreement"] = scores.score_agreement(
+            real, synthetic, tools.classifier, labels=common["labels"]
+        )
+    if "cas" in wanted:
+        found["cas"] = cas.score_cas(
+            *(side.images.dataset for side in (real, synthetic)),
+            train=train and train.dataset,
+            resolution=real.images.resolution,
+            resize_mode=args.resize_mode,
+            num_workers=args.num_workers,
+            device=tools.device,
+            references=trained.references,
+            **common,
+        )
+    if "retrieval" in wanted:
+        found |= trained.searcher.score(synthetic.images, vectors=synthetic.embeddings, **common)
+    if "copies" in wanted:
+        audit = trained.auditor.audit(synthetic.images)
+        found["copies"] = (audit.entry(), {})
+    return found, audit
+
+
+def labels_of(*sides: Side) -> list[str]:
+    """The labels of all sides, sorted."""
+    return sorted({label for side in sides for label in side.images.dataset.labels})
+
+
+def describe(args: argparse.Namespace, sets: Sets, tools: Tools) -> dict[str, object]:
+    """What metrics.json records of the run beside the flags, the same for every synthetic set."""
+    flags = {name: value for name, value in vars(args).items() if name != "output_dir"}
+    hashes = {
+        "classifier": tools.classifier,
+        "model": tools.reconstruction,
+        "retrieval_encoder": tools.image_text,
     }
-    return overall, per_label
+    return {
+        **flags,
+        "resolution": sets.real.resolution,
+        "real_fingerprint": sets.real.dataset.fingerprint,
+        "real_has_splits": bool(args.real_split and any(r.split for r in sets.real.dataset)),
+        "num_train": len(sets.train) if sets.train else None,
+        "train_fingerprint": sets.train.dataset.fingerprint if sets.train else None,
+        **{f"{name}_sha256": tool.sha256 if tool else None for name, tool in hashes.items()},
+    }
+
+
+def hashes_of(trained: Trained) -> dict[str, str | None]:
+    """SHA-256 of what was trained, for metrics.json."""
+    found = {}
+    if trained.auditor is not None:
+        found["copy_detector_sha256"] = trained.auditor.detector.sha256
+    if trained.searcher is not None and trained.searcher.model is not None:
+        found["retrieval_encoder_sha256"] = trained.searcher.model.sha256
+    return found
+
+
+def make_result(
+    name: str, found: dict[str, tuple[dict, dict]], *, options: dict, sets: Sets, tools: Tools
+) -> dict:
+    """What metrics.json holds of one synthetic set."""
+    real, synthetic = sets.real, sets.synthetic[name]
+    options = {
+        **options,
+        "synthetic_dir": sets.sources[name],
+        "synthetic_fingerprint": synthetic.dataset.fingerprint,
+        "notes": data_notes(real, synthetic) + set_notes(options, sets, name),
+    }
+    labels = sorted({*real.dataset.labels, *synthetic.dataset.labels})
+    keys = ("name", "dim", "input_px", "weights", "sha256", "note")
+    network = tools.extractor
+    return {
+        "overall": {name: entry for name, (entry, _) in found.items()},
+        "per_label": {
+            label: {
+                name: entries[label] for name, (_, entries) in found.items() if label in entries
+            }
+            for label in labels
+        },
+        "extractor": {key: getattr(network, key) for key in keys} if network else None,
+        "options": options,
+    }
 
 
 def data_notes(real: ImageSet, synthetic: ImageSet) -> list[str]:
@@ -267,52 +380,119 @@ def data_notes(real: ImageSet, synthetic: ImageSet) -> list[str]:
     for images, other in ((real, synthetic), (synthetic, real)):
         if skipped := images.dataset.skipped:
             notes.append(f"{len(skipped)} broken {images.name} rows dropped, first: {skipped[0]}")
+        notes += [f"{images.name} set: {note}" for note in images.dataset.notes]
         if only := set(images.dataset.labels) - set(other.dataset.labels):
             notes.append(f"only the {images.name} set has the label(s) {', '.join(sorted(only))}")
     return notes
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, load, score, save."""
-    args = parse_args(argv)
-    if args.offline:
-        cli.go_offline()
+def set_notes(options: dict, sets: Sets, name: str) -> list[str]:
+    """What the flags did to the sets that is not to be overlooked."""
+    notes = []
+    if options["real_split"] and not options["real_has_splits"]:
+        notes.append("the real set has no column split: all of it is used, seen in training or not")
+    if sets.train and not all(record.split for record in sets.train.dataset):
+        notes.append("the training set has no column split: all of it counts as training images")
+    for each, whole in ((sets.real, sets.num_real), (sets.synthetic[name], sets.sizes[name])):
+        if len(each) < whole:
+            notes.append(f"{len(each)} of the {whole} {each.name} images, drawn with the seed")
+    groups = {"real": sets.real, "training": sets.train}
+    for kind, images in groups.items():
+        count = sum(record.patient_id is None for record in images.dataset) if images else 0
+        if count:
+            notes.append(
+                f"{count} {kind} images have no patient_id: where patients are kept apart (halves, "
+                "held-out images, intervals) each counts as a patient of its own"
+            )
+    return notes
+
+
+def save(
+    folder: Path,
+    result: dict,
+    *,
+    real: Side,
+    synthetic: Side,
+    audit: Audit | None,
+    train: ImageSet | None,
+) -> None:
+    """Write the page, the list of copies and, last, metrics.json of one synthetic set."""
     from utils import run_folder
+    from utils.audit_page import add_audit
+    from utils.copy_audit import COLUMNS
     from utils.evaluation_page import build_page
+    from utils.evaluation_pictures import add_galleries, add_nearest
 
-    logger = run_folder.get_logger("evaluate")
-    real, synthetic = load_sets(args)
-    labels = sorted({*real.dataset.labels, *synthetic.dataset.labels})
-    networks = load_networks(args)
-    options = {
-        **{name: value for name, value in vars(args).items() if name != "output_dir"},
-        "resolution": real.resolution,
-        "real_fingerprint": real.dataset.fingerprint,
-        "synthetic_fingerprint": synthetic.dataset.fingerprint,
-        "classifier_sha256": networks[1].sha256 if networks[1] else None,
-        "notes": data_notes(real, synthetic),
-    }
-    run_folder.write_options(args.output_dir, args, resolved=options)
+    sets, seed = (real.images, synthetic.images), result["options"]["seed"]
+    page = build_page(result, real=real.images, synthetic=synthetic.images)
+    if audit is not None:
+        add_audit(page, audit, synthetic_image=synthetic.images.image, train_image=train.image)
+        run_folder.write_csv(folder / "copies.csv", audit.rows(), COLUMNS)
+    labels = labels_of(real, synthetic)
+    add_galleries(page, *sets, labels=labels, tiles=TILES_PER_LABEL, seed=seed)
+    if real.features is not None:
+        pools = (real.features.pool, synthetic.features.pool)
+        add_nearest(page, *sets, features=pools, seed=seed)
+    page.write(folder / "report.html")
+    run_folder.write_json(folder / "metrics.json", result)
 
-    overall, per_label = score(args, real, synthetic, labels=labels, networks=networks)
-    notes = {"data": options["notes"]}
-    notes |= {name: entry.get("notes", []) for name, entry in overall.items()}
-    for name, texts in notes.items():
-        for text in texts:
-            logger.warning("%s: %s", name, text)
 
-    network = networks[0]
-    keys = ("name", "dim", "weights", "sha256", "note")
-    result = {
-        "overall": overall,
-        "per_label": per_label,
-        "extractor": {key: getattr(network, key) for key in keys} if network else None,
-        "options": options,
-    }
-    page = build_page(result, real=real, synthetic=synthetic, labels=labels, tiles=TILES_PER_LABEL)
+def save_comparison(args: argparse.Namespace, results: dict[str, dict], sets: Sets) -> None:
+    """Write the page and the numbers of several synthetic sets side by side."""
+    from utils import run_folder
+    from utils.comparison_page import build_comparison
+
+    page = build_comparison(results, real=sets.real, synthetic=sets.synthetic, seed=args.seed)
     page.write(args.output_dir / "report.html")
-    run_folder.write_json(args.output_dir / "metrics.json", result)
-    run_folder.print_result(result)
+    run_folder.write_json(args.output_dir / "metrics.json", {"sets": results})
+
+
+def gate(args: argparse.Namespace, results: dict[str, dict]) -> int:
+    """Exit status: 1 if ``--fail_above`` was given and a set has a larger share of copies."""
+    from utils.run_folder import get_logger
+
+    if args.fail_above is None:
+        return 0
+    status = 0
+    for name, result in results.items():
+        share = result["overall"]["copies"]["value"]
+        if share is None or share > args.fail_above:
+            told = "cannot be told" if share is None else f"is {share:.3f}"
+            get_logger("evaluate").error(
+                "%s: the share of copies %s; --fail_above %g", name, told, args.fail_above
+            )
+            status = 1
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, load, measure, score, save."""
+    args = parse_args(argv)
+    state = start(args)
+    from utils import run_folder
+
+    sets = load_sets(args, state)
+    tools = load_tools(args, state, sets)
+    options = describe(args, sets, tools)
+    if state.is_main_process:
+        run_folder.write_options(args.output_dir, args, resolved=options)
+    real = measure(args, sets.real, tools, state)
+    synthetic = {name: measure(args, each, tools, state) for name, each in sets.synthetic.items()}
+    if not state.is_main_process:
+        return 0
+
+    trained = train_judges(args, sets, tools, real)
+    options |= hashes_of(trained)
+    results = {}
+    for name, side in synthetic.items():
+        found, audit = score(args, real, side, train=sets.train, tools=tools, trained=trained)
+        results[name] = make_result(name, found, options=options, sets=sets, tools=tools)
+        folder = args.output_dir / name if args.compare else args.output_dir
+        save(folder, results[name], real=real, synthetic=side, audit=audit, train=sets.train)
+    if args.compare:
+        save_comparison(args, results, sets)
+    run_folder.print_result({"sets": results} if args.compare else results[name])
+    return gate(args, results)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,13 @@ draw() {
     --output_dir "$OUTPUT_DIR/$1"
 }
 
-# judge NAME SET: scores of a synthetic set against the test scans.
+# judge NAME SET FLAG...: scores of a synthetic set against the test scans.
 judge() {
-  stage "$1" python evaluate.py --real_dir "$CLINIC" --real_split test \
-    --synthetic_dir "$OUTPUT_DIR/$2" --feature_extractor "classifier:$OUTPUT_DIR/diagnosis/classifier" \
-    --classifier "$OUTPUT_DIR/diagnosis/classifier" --output_dir "$OUTPUT_DIR/$1"
+  local name="$1" set="$2"
+  shift 2
+  stage "$name" python evaluate.py --real_dir "$CLINIC" --real_split test \
+    --synthetic_dir "$OUTPUT_DIR/$set" --feature_extractor "classifier:$OUTPUT_DIR/diagnosis/classifier" \
+    --output_dir "$OUTPUT_DIR/$name" "$@"
 }
 
 stage clinic python prepare_dataset.py simulate --output_dir "$CLINIC" \
@@ -86,7 +88,7 @@ stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_bac
 draw synthetic_before "$MODEL_NAME"
 draw synthetic "$OUTPUT_DIR/pipeline"
 judge evaluation_before synthetic_before
-judge evaluation synthetic
+judge evaluation synthetic --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
 
 echo "The page: $OUTPUT_DIR/report.html"

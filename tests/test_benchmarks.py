@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import train_throughput
+from benchmarks import evaluate_throughput, train_throughput
 from benchmarks.arithmetic import unet_flops
 from benchmarks.blocks import paired_ratio
 from utils.cli import UserError
@@ -75,3 +76,36 @@ def test_stable_diffusion_has_its_published_size():
     assert sizes == [859_520_964, 83_653_863, 123_060_480]
     # about 0.8 TFLOP a forward pass at 64 x 64 latents (two per multiplication and addition)
     assert unet_flops(parts[0], text_length=77) == pytest.approx(0.8e12, rel=0.05)
+
+
+def test_squares_of_one_size_are_cut_from_scans_into_two_sets(tmp_path):
+    folders = evaluate_throughput.cut_squares(None, tmp_path, count=5, side=64)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert list(map(len, names)) == [3, 2]
+    with Image.open(folders[1] / names[1][0]) as image:
+        assert (image.size, image.mode) == ((64, 64), "RGB")
+    (tmp_path / "more").mkdir()
+    source = str(folders[0])
+    with pytest.raises(UserError, match="gives 3 squares"):
+        evaluate_throughput.cut_squares(source, tmp_path / "more", count=9, side=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "refused"),
+    [
+        ("torch_fidelity", 2.001, True),
+        ("pytorch_fid", 2.001, False),
+        ("pytorch_fid", 2.1, True),
+        ("ours_cached", 2.0000001, True),
+    ],
+)
+def test_evaluations_that_differ_end_the_run(name, value, refused):
+    runs = dict.fromkeys(("ours", "ours_cached", "torch_fidelity", "pytorch_fid"), 2.0)
+    runs = {key: {"values": {"fid": each}} for key, each in (runs | {name: value}).items()}
+    if refused:
+        with pytest.raises(UserError, match="distance"):
+            evaluate_throughput.check(runs, side=299)
+    else:
+        evaluate_throughput.check(runs, side=299)
+    if name != "ours_cached":  # at another size the packages resize in other ways
+        evaluate_throughput.check(runs, side=256)

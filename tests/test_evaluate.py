@@ -5,31 +5,39 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import evaluate
-from utils import scores
+from utils import cli, scores
 from utils.backbones import build_network
 from utils.classifier import Classifier, ClassifierConfig
 from utils.cli import UserError
+from utils.copy_training import DetectorOptions
 from utils.dataset import load_dataset
-from utils.features import Features
-from utils.image_sets import ImageSet, common_side
+from utils.distance_scores import DistanceOptions, Pools, frechet_entry, neighbour_entries
+from utils.evaluation_pictures import NEIGHBOURS_SHOWN as NEAREST_SHOWN
+from utils.image_sets import ImageSet, common_side, set_names
 from utils.images import resize
 from utils.inception import FidInception
 
 ROOT = Path(evaluate.__file__).parent
 LABELS = ("drusen", "normal")
 FLAGS = """
-real_dir synthetic_dir real_split image_column caption_column label_column patient_column
-skip_invalid resolution resize_mode metrics feature_extractor feature_weights classifier max_pairs
-inception_score_splits bootstrap output_dir seed batch_size num_workers device offline
+real_dir synthetic_dir compare real_split train_dir image_column caption_column label_column
+patient_column skip_invalid num_images resolution resize_mode metrics max_pairs
+inception_score_splits bootstrap fail_above feature_extractor feature_weights classifier model
+retrieval_encoder feature_cache_dir output_dir seed batch_size num_workers device offline
 """
+DEFAULT_SCORES = [
+    *("fid", "kid", "precision", "recall", "density", "coverage"),
+    *("inception_score", "ms_ssim", "agreement"),
+]
 
 
 def write_set(folder, *, count, side=40, seed=0, labels=LABELS, split=None, width=None):
@@ -96,7 +104,7 @@ def run(sets, output_dir, *flags):
     real, synthetic = sets
     data = ["--real_dir", str(real), "--synthetic_dir", str(synthetic)]
     where = ["--output_dir", str(output_dir), "--num_workers", "0", "--device", "cpu"]
-    evaluate.main([*data, *where, *flags])
+    assert evaluate.main([*data, *where, *flags]) == 0
     return json.loads((output_dir / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -111,7 +119,7 @@ def finished(sets, classifier, tmp_path_factory):
 def test_the_result_has_the_agreed_shape(finished):
     result, _ = finished
     assert set(result) == {"overall", "per_label", "extractor", "options"}
-    assert list(result["overall"]) == list(evaluate.METRICS)
+    assert list(result["overall"]) == DEFAULT_SCORES
     assert list(result["per_label"]) == list(LABELS)
     for found in [result["overall"], *result["per_label"].values()]:
         for entry in found.values():
@@ -142,9 +150,9 @@ def test_the_page_tells_scores_counts_hashes_and_use(finished):
     html = (folder / "report.html").read_text(encoding="utf-8")
     for text in ("Research use only, not for diagnosis", result["extractor"]["sha256"], "24 / 16"):
         assert text in html
-    assert html.count("<img") == 2 * 2 * evaluate.TILES_PER_LABEL
-    assert html.count("<svg") == 3
-    assert "lower is closer" in html
+    assert html.count("<img") == 2 * 2 * evaluate.TILES_PER_LABEL + 2 * NEAREST_SHOWN
+    assert html.count("<svg") == len(DEFAULT_SCORES)
+    assert "lower is better" in html
 
 
 def test_few_images_are_warned_of_in_result_and_page(finished):
@@ -200,7 +208,7 @@ def test_every_image_is_brought_to_one_size_in_order(tmp_path, num_workers):
     folder = write_set(tmp_path / "mixed", count=70, side=24, width=36)
     Image.new("RGB", (90, 60), "red").save(folder / "images" / "003.png")
     images = ImageSet("real", load_dataset(folder), 32, "center_crop", num_workers)
-    found = list(images.images())
+    found = list(images.read(lambda image: image, range(len(images)), largest_px=99))
     assert {image.size for image in found} == {(32, 32)}
     for record, image in zip(images.dataset, found):
         assert image.tobytes() == resize(record.image(), 32, "center_crop").tobytes()
@@ -222,28 +230,17 @@ def test_a_run_on_the_fid_inception(tmp_path):
 
 def test_inception_score_is_over_logits_not_over_pool_features():
     """The published script took a softmax over the 2048 pool features."""
-    pool = np.random.default_rng(0).normal(size=(100, 2048)).astype(np.float32)
-    logits = np.tile(50 * np.eye(5, dtype=np.float32), (20, 1))
-    found = scores.score_inception(
-        Features(pool, logits), Features(pool, logits), splits=10, seed=0, on_classifier=False
-    )
+    logits = np.tile(50 * np.eye(5), (20, 1))
+    found = scores.inception_entry(logits, logits, splits=10, seed=0)
     assert 3.5 < found["value"] <= 5
-    found = scores.score_inception(
-        Features(pool, logits),
-        Features(pool[:50], logits[:50]),
-        splits=1,
-        seed=0,
-        on_classifier=True,
-    )
+    found = scores.inception_entry(logits, logits[:50], splits=1, seed=0)
     assert found["value"] == found["real"] == pytest.approx(5)
-    assert found["notes"] == [
-        "over the diagnosis classifier's classes: no published figure compares"
-    ]
 
 
 def test_fid_is_not_square_rooted():
     pool = np.random.default_rng(0).normal(size=(20, 3))
-    found = scores.frechet_entry(pool, pool + 10.0, np.arange(20), num_resamples=0, seed=0)
+    pools = Pools(pool, pool + 10.0, np.arange(20))
+    found = frechet_entry(pools, DistanceOptions(num_resamples=0, seed=0, device="cpu"))["fid"]
     assert found["value"] == pytest.approx(300)
 
 
@@ -265,7 +262,7 @@ def test_one_or_two_synthetic_images_are_answered_in_words(sets, classifier, tmp
     result = run((sets[0], few), tmp_path / "run", *flags)
     overall, per_label = result["overall"], result["per_label"]
     if count == 1:
-        why = "24 real and 1 synthetic image(s): two of each are needed"
+        why = "24 real and 1 synthetic image(s): 2 of each are needed"
         assert (overall["fid"]["value"], overall["fid"]["notes"]) == (None, [why])
         assert "no two synthetic images to compare" in overall["ms_ssim"]["notes"]
     else:
@@ -338,6 +335,129 @@ def test_labels_the_classifier_does_not_know_are_left_out_by_name(sets, tmp_path
     assert (unknown["value"], unknown["n_synthetic"]) == (None, 8)
 
 
+def test_ten_images_of_other_sizes_have_every_score(sets, classifier, tmp_path):
+    few = write_set(tmp_path / "few", count=10, side=33, width=70)
+    flags = ["--feature_extractor", f"classifier:{classifier}", "--bootstrap", "3"]
+    result = run((sets[0], few), tmp_path / "run", *flags)
+    assert result["options"]["resolution"] == 33
+    assert all(entry["value"] is not None for entry in result["overall"].values())
+
+
+def test_a_label_without_images_has_no_value_and_the_reason(sets, classifier, tmp_path):
+    few = write_set(tmp_path / "few", count=8, labels=("normal", "retinal hole"))
+    flags = ["--feature_extractor", f"classifier:{classifier}", "--bootstrap", "0"]
+    entries = run((sets[0], few), tmp_path / "run", *flags)["per_label"]["retinal hole"]
+    for name in ("fid", "kid", "precision"):
+        assert entries[name]["value"] is None
+        assert "0 real and 4 synthetic image(s)" in entries[name]["notes"][0]
+    assert entries["agreement"]["notes"] == ["the classifier does not know this label"]
+
+
+def test_at_most_so_many_images_of_each_set_are_used(sets, tmp_path):
+    result = run(sets, tmp_path / "run", "--metrics", "ms_ssim", "--num_images", "9")
+    entry = result["overall"]["ms_ssim"]
+    assert (entry["n_real"], entry["n_synthetic"]) == (9, 9)
+
+
+def test_the_vaes_floor_is_the_distance_to_its_reconstructions(
+    sets, classifier, tiny_pipeline, tmp_path
+):
+    flags = ["--feature_extractor", f"classifier:{classifier}", "--bootstrap", "0"]
+    flags += ["--model", str(tiny_pipeline), "--metrics", "fid", "kid", "prdc"]
+    result = run(sets, tmp_path / "run", *flags)
+    assert result["options"]["model_sha256"]
+    assert result["overall"]["fid"]["vae_floor"] > result["overall"]["fid"]["floor"]
+    assert result["overall"]["coverage"]["vae_floor"] < 1  # an untrained VAE makes noise
+    assert "VAE&#x27;s floor" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"--resolution 36: .* multiples of 8, such as 32"):
+        run(sets, tmp_path / "other", *flags, "--resolution", "36")
+
+
+def test_a_clip_model_measures_cmmd_and_retrieves(sets, tiny_clip, tmp_path):
+    flags = ["--feature_extractor", "clip", "--feature_weights", str(tiny_clip), "--offline"]
+    result = run(sets, tmp_path / "run", *flags, "--retrieval_encoder", str(tiny_clip))
+    assert result["overall"]["cmmd"]["value"] > 0
+    assert {"floor", "direction"} <= set(result["overall"]["cmmd"])
+    assert "inception_score" not in result["overall"]
+    names = [name for name in result["overall"] if name.startswith("retrieval_")]
+    assert len(names) == 12
+    assert result["options"]["retrieval_encoder_sha256"] == result["extractor"]["sha256"]
+    assert "Recall@10" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_cas_is_computed_only_if_named(sets, monkeypatch, tmp_path):
+    monkeypatch.setattr("utils.diagnosis_recipe.MIN_STEPS", 10)
+    monkeypatch.setattr("utils.diagnosis_recipe.MAX_STEPS", 10)
+    result = run(sets, tmp_path / "run", "--metrics", "cas")
+    assert 0 <= result["overall"]["cas"]["value"] <= 1
+    assert result["overall"]["cas"]["n_real"] == 24
+    assert set(result["per_label"]["normal"]) == {"cas"}
+
+
+@pytest.fixture
+def quick_detector(monkeypatch):
+    """The copy detector with fewer steps than it needs for scans."""
+    options = {"resolution": 32, "min_steps": 25, "max_steps": 25, "batch_size": 16}
+    monkeypatch.setattr("utils.auditor.DetectorOptions", partial(DetectorOptions, **options))
+
+
+def test_planted_copies_are_listed_and_gate_the_exit_status(
+    sets, quick_detector, tmp_path, monkeypatch
+):
+    train = write_set(tmp_path / "train", count=20, side=40, seed=7, split="train")
+    synthetic = write_set(tmp_path / "synthetic", count=10, side=40, seed=8)
+    for index in (2, 5, 6):
+        image = Image.open(train / "images" / f"{index + 3:03d}.png")
+        image = ImageOps.mirror(image) if index == 5 else image
+        image.save(synthetic / "images" / f"{index:03d}.png")
+    argv = ["--real_dir", str(sets[0]), "--synthetic_dir", str(synthetic), "--device", "cpu"]
+    argv += ["--train_dir", str(train), "--metrics", "copies", "--output_dir"]
+    output = tmp_path / "run"
+    assert evaluate.main([*argv, str(output), "--fail_above", "0.1"]) == 1
+    entry = json.loads((output / "metrics.json").read_text())["overall"]["copies"]
+    assert entry["exact_duplicates"] == 3
+    assert entry["num_mirrored"] >= 1
+    assert entry["value"] >= 0.3
+    with (output / "copies.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = {row["synthetic"]: row for row in rows if row["exact"] == "True"}
+    assert found["images/005.png"]["train"] == "images/008.png"
+    assert found["images/005.png"]["mirrored"] == "True"
+    html = (output / "report.html").read_text(encoding="utf-8")
+    assert "Copies of training images" in html
+
+    def untrained(*_, **__):
+        raise AssertionError("trained again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.auditor.train_copy_detector", untrained)
+        assert evaluate.main([*argv, str(tmp_path / "again"), "--fail_above", "1"]) == 0
+    (kept,) = (tmp_path / "feature_cache").glob("copy_detector-*")
+    (kept / "model.safetensors").write_bytes(b"broken")
+    assert evaluate.main([*argv, str(tmp_path / "third")]) == 0  # trained anew
+    again = json.loads((tmp_path / "third" / "metrics.json").read_text())["overall"]["copies"]
+    assert again == entry
+
+
+def test_several_sets_are_compared_at_the_smallest_ones_size(sets, classifier, tmp_path):
+    real, first = sets
+    second = write_set(tmp_path / "second", count=12, side=40, seed=4)
+    flags = ["--feature_extractor", f"classifier:{classifier}", "--bootstrap", "3"]
+    argv = ["--real_dir", str(real), "--compare", str(first), str(second), "--device", "cpu"]
+    assert evaluate.main([*argv, *flags, "--output_dir", str(tmp_path / "run")]) == 0
+    whole = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(whole["sets"]) == ["synthetic", "second"]
+    for name, result in whole["sets"].items():
+        alone = json.loads((tmp_path / "run" / name / "metrics.json").read_text(encoding="utf-8"))
+        assert alone == result
+        assert result["overall"]["fid"]["n_synthetic"] == 12
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Synthetic sets side by side" in html
+    assert 'href="second/report.html"' in html
+    values = [result["overall"]["fid"]["value"] for result in whole["sets"].values()]
+    assert values[0] != values[1]
+
+
 def test_broken_images_are_all_reported_before_a_network_loads(sets, tmp_path):
     broken = write_set(tmp_path / "broken", count=5)
     (broken / "images" / "001.png").write_bytes(b"")
@@ -375,11 +495,18 @@ def test_a_missing_weight_file_is_named_with_its_origin(sets, tmp_path, capsys):
         (["--real_dir", "no_such_folder"], "--real_dir"),
         (["--synthetic_dir", "/no/such.csv"], "--synthetic_dir"),
         (["--synthetic_dir", "REAL"], "--synthetic_dir are the same"),
-        (["--feature_extractor", "clip"], "'clip' is not built yet"),
+        (["--feature_extractor", "clip"], "clip needs --feature_weights PATH: openai/clip"),
+        (["--compare", "REAL"], "give either --synthetic_dir or --compare"),
+        (["--fail_above", "0.1"], "--fail_above needs --train_dir"),
+        (["--fail_above", "10"], "--fail_above"),
+        (["--retrieval_encoder", "no/such/folder"], "--retrieval_encoder"),
+        (["--metrics", "retrieval"], "--metrics retrieval needs --retrieval_encoder"),
+        (["--metrics", "copies"], "--metrics copies needs --train_dir"),
+        (["--metrics", "cmmd"], "--metrics cmmd needs --feature_extractor clip"),
         (["--feature_extractor", "vgg"], "'vgg' is none of inception"),
         (["--feature_extractor", "classifier:no_such_folder"], "--feature_extractor"),
         (["--feature_weights", "no_such.pth"], "--feature_weights"),
-        (["--metrics", "kid"], "--metrics"),
+        (["--metrics", "fid2"], "--metrics"),
         (["--metrics", "agreement"], "--metrics agreement needs --classifier"),
         (["--max_pairs", "0"], "--max_pairs"),
         (["--resolution", "-8"], "--resolution"),
@@ -399,9 +526,72 @@ def test_a_bad_flag_is_named_with_exit_status_2(sets, capsys, flags, named):
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--output_dir", "SYNTHETIC"], "would be written into"),
+        (["--output_dir", "SYNTHETIC/evaluation"], "must not travel with a data set"),
+        (["--output_dir", "run", "--feature_cache_dir", "REAL/cache"], "must not travel"),
+    ],
+)
+def test_nothing_is_written_into_a_data_set(sets, capsys, flags, said):
+    real, synthetic = map(str, sets)
+    flags = [f.replace("SYNTHETIC", synthetic).replace("REAL", real) for f in flags]
+    argv = ["--real_dir", real, "--synthetic_dir", synthetic, "--metrics", "ms_ssim"]
+    with pytest.raises(SystemExit) as caught:
+        evaluate.parse_args([*argv, *flags])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_sets_are_not_compared_into_the_folder_they_lie_in(sets, tmp_path, capsys):
+    compared = [str(write_set(tmp_path / name, count=2)) for name in "ab"]
+    argv = ["--real_dir", str(sets[0]), "--metrics", "ms_ssim", "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        evaluate.parse_args([*argv, "--compare", *compared])
+    assert "would be written into" in capsys.readouterr().err
+
+
+def test_names_of_compared_sets_differ_and_are_folder_names():
+    assert set_names(["a/x", "b/x", "c/x-2"]) == ["x", "x-2", "x-2-2"]
+    assert set_names(["runs/oct-{0..3}.tar", "runs/*.tar"]) == ["oct-_0..3", "set"]
+
+
+def test_sets_without_splits_and_patients_are_told(sets, tmp_path):
+    plain = write_set(tmp_path / "plain", count=6)
+    rows = [{"file_name": f"images/{k:03d}.png", "text": "a", "label": "a"} for k in range(6)]
+    write_table(plain, rows)
+    flags = ["--metrics", "ms_ssim", "--real_split", "test"]
+    result = run((plain, sets[1]), tmp_path / "run", *flags)
+    notes = " ".join(result["options"]["notes"])
+    assert "the real set has no column split: all of it is used" in notes
+    assert "6 real images have no patient_id" in notes
+    assert "(test split)" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_agreement_without_labels_has_a_reason(sets, classifier, tmp_path):
+    plain = write_set(tmp_path / "plain", count=4)
+    rows = [{"file_name": f"images/{k:03d}.png", "text": "a"} for k in range(4)]
+    write_table(plain, rows)
+    flags = ["--metrics", "agreement", "--classifier", str(classifier)]
+    entry = run((sets[0], plain), tmp_path / "run", *flags)["overall"]["agreement"]
+    assert entry["value"] is None
+    assert entry["notes"] == ["no synthetic image has a label that the classifier knows"]
+
+
+def test_an_interval_needs_five_patients_and_five_images():
+    pool = np.random.default_rng(0).normal(size=(20, 3))
+    options = DistanceOptions(num_resamples=5, seed=0, device="cpu")
+    four, five = (
+        frechet_entry(Pools(pool, pool + 1, np.arange(20) % k), options)["fid"] for k in (4, 5)
+    )
+    assert "ci95" not in four and "ci95" in five
+    assert "no interval: fewer than 5 patients or synthetic images" in four["notes"]
+
+
 def test_a_hub_name_and_shards_pass_the_flag():
     for source in ("owner/oct-set", "shards/oct-{00..03}.tar"):
-        assert evaluate.data_source(source) == source
+        assert cli.data_source(source) == source
 
 
 def test_the_set_of_flags_is_frozen():
@@ -428,3 +618,12 @@ def test_help_and_bad_flags_answer_at_once(argv):
     status, heavy, seconds = done.stderr.splitlines()[-1].rsplit(" ", 2)
     assert (int(status), heavy) == (0 if "--help" in argv else 2, "[]")
     assert float(seconds) < 1.5 <= 60 > time.perf_counter() - start
+
+
+def test_intervals_of_neighbours_stay_wide_where_all_images_lie_inside():
+    pool = np.random.default_rng(0).normal(size=(30, 2))
+    options = DistanceOptions(num_resamples=0, seed=0, device="cpu")
+    inside = Pools(pool, pool[:12] + 1e-6, np.arange(30))
+    precision = neighbour_entries(inside, options)["precision"]
+    assert precision["value"] == 1
+    assert precision["ci95"][0] == pytest.approx(0.757, abs=1e-3)  # Wilson, 12 of 12

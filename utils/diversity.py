@@ -33,7 +33,7 @@ class Similarities:
 
 
 def score_ms_ssim(
-    real: ImageSet, synthetic: ImageSet, labels: Sequence[str], *, max_pairs: int, seed: int
+    real: ImageSet, synthetic: ImageSet, *, labels: Sequence[str], max_pairs: int, seed: int
 ) -> tuple[Entry, dict[str, Entry]]:
     """MS-SSIM within prompts (synthetic) and within labels (real), of all images and per label.
 
@@ -60,7 +60,7 @@ def score_ms_ssim(
         )
     options = {"max_pairs": max_pairs, "seed": seed}
     drawn = compare_pairs(synthetic, groups, **options)
-    own = compare_pairs(real, [record.labels for record in real.dataset], **options)
+    own = compare_pairs(real, _label_groups(real), **options)
 
     def of(real_index: np.ndarray, synthetic_index: np.ndarray, notes: list[str]) -> Entry:
         found = _summary(drawn.within(synthetic_index), own.within(real_index), notes, seed)
@@ -79,7 +79,12 @@ def _synthetic_groups(synthetic: ImageSet) -> tuple[list[Hashable], str]:
     ]
     if max(Counter(prompts).values()) > 1:
         return prompts, "prompt"
-    return [record.labels for record in synthetic.dataset], "label"
+    return _label_groups(synthetic), "label"
+
+
+def _label_groups(images: ImageSet) -> list[Hashable]:
+    """The labels of each image; those without labels are one group."""
+    return [tuple(sorted(record.labels)) for record in images.dataset]
 
 
 def compare_pairs(

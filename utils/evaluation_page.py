@@ -1,101 +1,89 @@
-"""The page of one evaluation: what was compared, every score beside its yardstick, the images.
+"""The page of one evaluation: what was compared, every score beside its yardsticks, the images.
 
-Reads the result as metrics.json holds it (see ``utils.scores``), so a page can be made again
-without the networks.
+Scores are read from the result as metrics.json holds it (see ``utils.scores``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
-from PIL import Image
+from collections.abc import Mapping
 
 from utils.html_report import Page
 from utils.html_text import format_number
 from utils.image_sets import ImageSet
+from utils.metric_names import DIRECTIONS, PAGE_TEXT, RETRIEVAL, RETRIEVAL_SCORES, TITLES
 
-TITLES = {
-    "fid": "Fréchet distance",
-    "inception_score": "Inception score",
-    "ms_ssim": "MS-SSIM within a prompt",
-    "agreement": "Agreement with the label",
-}
-DIRECTIONS = {"lower": "lower is closer", "higher": "higher is better", "real": "near the real set"}
 HOW_TO_READ = (
-    "No score stands alone. Read a Fréchet distance beside its floor, the distance between two "
-    "halves of the real set: a synthetic set at the floor is as close as real images are to each "
-    "other. The floor is taken over half the images, and fewer images make every Fréchet distance "
-    "larger, so it is on the high side.",
-    "MS-SSIM tells how alike the images of one prompt are. Above the real set's own value they "
-    "repeat each other; far below it they are noisier than real scans.",
-    "The inception score sees no real image: it says whether predictions are sure and varied. "
-    "Agreement says whether a classifier trained on real images finds in a synthetic one what was "
-    "asked for; the real set's own value is about the most a perfect generator would reach.",
+    "No score stands alone; each has its yardsticks. Floor: the same metric between two halves of "
+    "the real set that share no patient, as far as patient_id tells; no generator needs to be "
+    "closer. VAE's floor: real images against themselves after the generator's autoencoder; none "
+    "with this autoencoder can be closer. Real set: the metric's own value on real images.",
     "An interval tells what another draw of as many images would change. Where two intervals "
-    "overlap widely, prefer neither.",
-    "Close scores do not show that images are new: copies of training images score best of all. "
-    "Nor do they show use for diagnosis: rank generators by what a classifier trained on their "
-    "images does on real ones.",
+    "overlap widely, prefer neither set.",
+    "Close scores do not show that images are new: copies of training images score best of all, "
+    "which is what the audit of copies is for. Nor do they show use for diagnosis: rank generators "
+    "by what a classifier trained on their images does on real ones.",
 )
 RESEARCH_USE = "Research use only, not for diagnosis. Synthetic images show no patient."
-MAX_LABELS_WITH_IMAGES = 20
-TILE_PX = 128
 
 
-def build_page(
-    result: Mapping, *, real: ImageSet, synthetic: ImageSet, labels: Sequence[str], tiles: int
-) -> Page:
-    """The page of one evaluation.
+def build_page(result: Mapping, *, real: ImageSet, synthetic: ImageSet) -> Page:
+    """The page of one evaluation up to the pictures.
 
     Args:
         result: ``overall``, ``per_label``, ``extractor`` and ``options`` of metrics.json.
         real: The real images.
         synthetic: The synthetic images.
-        labels: Labels in the order to show.
-        tiles: Images of each set per label.
     """
+    overall = result["overall"]
     counts = f"{len(synthetic):,} synthetic beside {len(real):,} real images"
     page = Page("Synthetic images against real ones", lead=f"{counts}, {real.resolution} px.")
     page.notice(RESEARCH_USE, title="Purpose")
     page.heading("What was compared")
-    page.facts(_facts(result, real, synthetic))
+    where = f"{result['options']['synthetic_dir']}: {len(synthetic):,} images"
+    page.facts({"Synthetic": where} | facts_of(result, real))
     if notes := result["options"]["notes"]:
         page.notice([_sentence(note) for note in notes], kind="warning", title="Data")
     page.heading("Scores")
-    _score_table(page, result["overall"])
-    _notes(page, result["overall"])
+    _score_table(page, overall)
+    _equal_n(page, overall.get("fid", {}))
+    add_notes(page, overall)
     page.heading("How to read this")
     for text in HOW_TO_READ:
         page.paragraph(text)
+    page.bullets([f"{TITLES[name]}: {text}" for name, text in PAGE_TEXT.items() if name in overall])
+    add_retrieval(page, overall)
     if result["per_label"]:
         page.heading("Per label")
         for name in TITLES:
             _label_section(page, name, result["per_label"])
-    page.heading("Images")
-    _galleries(page, real, synthetic, labels=labels, tiles=tiles, seed=result["options"]["seed"])
     return page
 
 
-def _facts(result: Mapping, real: ImageSet, synthetic: ImageSet) -> dict[str, object]:
-    """Names and values of the first section."""
+def facts_of(result: Mapping, real: ImageSet) -> dict[str, object]:
+    """What a synthetic set was compared with and by which networks: names and values."""
     options = result["options"]
-    split = f" ({options['real_split']} split)" if options["real_split"] else ""
+    split = f" ({options['real_split']} split)" if options["real_has_splits"] else ""
     facts = {
         "Real": f"{options['real_dir']}{split}: {len(real):,} images, "
         f"{len(set(real.patients())):,} patients or single images",
-        "Synthetic": f"{options['synthetic_dir']}: {len(synthetic):,} images",
         "Size": f"{real.resolution} x {real.resolution} px, {real.resize_mode}, antialiased, "
         "both sets alike",
     }
-    if result["extractor"]:
-        network = result["extractor"]
+    if options.get("train_dir"):
+        facts["Training images"] = f"{options['train_dir']}: {options['num_train']:,} images"
+    if network := result["extractor"]:
         facts["Feature network"] = (
-            f"{network['name']}: {network['dim']} features. {network['note']}"
+            f"{network['name']}: {network['dim']} features at {network['input_px']} px. "
+            f"{network['note']}"
         )
         facts["Its weights"] = f"{network['weights']}, SHA-256 {network['sha256']}"
-    if options["classifier"]:
-        facts["Classifier"] = f"{options['classifier']}, SHA-256 {options['classifier_sha256']}"
+    for key, name in (
+        ("classifier", "Classifier"),
+        ("model", "VAE"),
+        ("retrieval_encoder", "Retrieval encoder"),
+    ):
+        if options.get(f"{key}_sha256"):
+            facts[name] = f"{options[key]}, SHA-256 {options[f'{key}_sha256']}"
     return facts | {"Seed": str(options["seed"])}
 
 
@@ -103,7 +91,8 @@ def _sentence(note: str) -> str:
     return f"{note[:1].upper()}{note[1:]}."
 
 
-def _interval(entry: Mapping) -> str | None:
+def interval(entry: Mapping) -> str | None:
+    """Interval or deviation of an entry as one cell."""
     if "ci95" in entry:
         return " – ".join(format_number(bound) for bound in entry["ci95"])
     return f"± {format_number(entry['std'])}" if "std" in entry else None
@@ -112,37 +101,94 @@ def _interval(entry: Mapping) -> str | None:
 def _score_table(page: Page, overall: Mapping[str, Mapping]) -> None:
     rows = [
         {
-            "metric": TITLES[name],
-            "value": entry["value"],
-            "interval": _interval(entry),
-            "floor": entry.get("floor"),
-            "real": entry.get("real"),
-            "direction": DIRECTIONS[entry["direction"]],
-            "n": f"{entry['n_real']:,} / {entry['n_synthetic']:,}",
+            "metric": title,
+            **overall[name],
+            "interval": interval(overall[name]),
+            "direction": DIRECTIONS[overall[name]["direction"]],
+            "n": f"{overall[name]['n_real']:,} / {overall[name]['n_synthetic']:,}",
         }
-        for name, entry in overall.items()
+        for name, title in TITLES.items()
+        if name in overall
     ]
     columns = {
         "metric": "Metric",
         "value": "Value",
         "interval": "95 % interval",
         "floor": "Floor",
+        "vae_floor": "VAE's floor",
         "real": "Real set",
         "direction": "Direction",
         "n": "N real / synthetic",
     }
+    if not any("vae_floor" in row for row in rows):
+        del columns["vae_floor"]
+    if rows:
+        page.table(
+            rows,
+            columns,
+            caption="±: standard deviation, over splits (inception score) or subsets (KID). "
+            "A dash: does not apply, or a note below says why.",
+        )
+
+
+def _equal_n(page: Page, frechet: Mapping) -> None:
+    if found := frechet.get("equal_n"):
+        page.paragraph(
+            f"Fréchet distance at equal N, {found['n']:,} against {found['n']:,} images: "
+            f"{format_number(found['value'])} ± {format_number(found['std'])} over draws; two "
+            f"halves of the real set: {format_number(found['floor'])}."
+        )
+
+
+def add_notes(page: Page, overall: Mapping[str, Mapping]) -> None:
+    """What to know about each score; the same note under several names stands once."""
+    told: dict[str, list[str]] = {}
+    for name, entry in overall.items():
+        if name == "copies":  # told in the audit's own section
+            continue
+        for note in entry.get("notes", []):
+            told.setdefault(note, []).append(TITLES.get(name, "Retrieval"))
+    by_title: dict[str, list[str]] = {}
+    for note, titles in told.items():
+        by_title.setdefault(", ".join(dict.fromkeys(titles)), []).append(_sentence(note))
+    for title, notes in by_title.items():
+        page.notice(notes, kind="warning", title=title)
+
+
+def add_retrieval(page: Page, overall: Mapping[str, Mapping]) -> None:
+    """Recall and rank of each direction, beside the real set's and chance."""
+    rows = []
+    for direction, title in RETRIEVAL.items():
+        for score, short in RETRIEVAL_SCORES.items():
+            entry = overall.get(f"retrieval_{direction}_{score}")
+            if entry is not None:
+                rows.append({"what": f"{title}, {short}", **entry, "interval": interval(entry)})
+    if not rows:
+        return
+    page.heading("Retrieval")
+    columns = {
+        "what": "Query → gallery",
+        "value": "Synthetic",
+        "interval": "95 % interval",
+        "real": "Real set",
+        "chance": "Chance",
+        "gallery_size": "Gallery",
+        "num_queries": "Queries",
+    }
     page.table(
         rows,
         columns,
-        caption="Floor: the metric between two halves of the real set. Real set: its own value. "
-        "±: standard deviation over splits. A dash: does not apply, or a note below says why.",
+        caption="Recall@k: share of queries with a relevant item among the k most similar. Median "
+        "rank of the first relevant item: lower is better. Relevant: of the same label, or text.",
     )
-
-
-def _notes(page: Page, overall: Mapping[str, Mapping]) -> None:
-    for name, entry in overall.items():
-        if notes := entry.get("notes"):
-            page.notice([_sentence(note) for note in notes], kind="warning", title=TITLES[name])
+    curves = {}
+    for direction, title in RETRIEVAL.items():
+        entries = {k: overall.get(f"retrieval_{direction}_recall_at_{k}") for k in (1, 5, 10)}
+        for side, key in (("synthetic", "value"), ("real", "real")):
+            points = [(k, e[key]) for k, e in entries.items() if e and e.get(key) is not None]
+            if points:
+                curves[f"{title}, {side}"] = points
+    page.curve(curves, title="Recall@k", x_label="k", y_label="share of queries")
 
 
 def _label_section(page: Page, name: str, per_label: Mapping[str, Mapping]) -> None:
@@ -150,8 +196,9 @@ def _label_section(page: Page, name: str, per_label: Mapping[str, Mapping]) -> N
     found = {label: entries[name] for label, entries in per_label.items() if name in entries}
     if not found:
         return
-    yardstick = "floor" if name == "fid" else "real"
-    beside = "real (floor)" if name == "fid" else "real"
+    has_floor = any("floor" in entry for entry in found.values())
+    yardstick = "floor" if has_floor else "real"
+    beside = "real (floor)" if has_floor else "real"
     page.heading(TITLES[name], level=3)
     page.bars(
         {
@@ -175,7 +222,7 @@ def _label_table(page: Page, found: Mapping[str, Mapping], yardstick: str) -> No
         {
             "label": label,
             "value": entry["value"],
-            "interval": _interval(entry),
+            "interval": interval(entry),
             yardstick: entry.get(yardstick),
             "n": f"{entry['n_real']:,} / {entry['n_synthetic']:,}",
             "notes": "; ".join(entry.get("notes", [])) or None,
@@ -196,35 +243,3 @@ def _label_table(page: Page, found: Mapping[str, Mapping], yardstick: str) -> No
     if not any(row["notes"] for row in rows):
         del columns["notes"]
     page.table(rows, columns)
-
-
-def _galleries(
-    page: Page,
-    real: ImageSet,
-    synthetic: ImageSet,
-    *,
-    labels: Sequence[str],
-    tiles: int,
-    seed: int,
-) -> None:
-    """Real beside synthetic images, per label, drawn by chance."""
-    page.paragraph("Drawn by chance with the run's seed, not picked, at the size they are scored.")
-    everything = {"All images": [np.arange(len(images)) for images in (real, synthetic)]}
-    shown = {name: [real.having(name), synthetic.having(name)] for name in labels}
-    for name, members in list((shown or everything).items())[:MAX_LABELS_WITH_IMAGES]:
-        page.heading(name, level=3)
-        rng = np.random.default_rng(seed)
-        sides = {
-            f"{images.name.capitalize()} ({len(indices):,})": _draw(images, indices, tiles, rng)
-            for images, indices in zip((real, synthetic), members)
-        }
-        page.gallery(sides, tile_px=TILE_PX)
-    if len(shown) > MAX_LABELS_WITH_IMAGES:
-        page.paragraph(f"{len(shown) - MAX_LABELS_WITH_IMAGES} more labels are not shown.")
-
-
-def _draw(
-    images: ImageSet, indices: np.ndarray, count: int, rng: np.random.Generator
-) -> list[Image.Image]:
-    chosen = rng.choice(indices, min(count, len(indices)), replace=False)
-    return [images.image(int(index)) for index in np.sort(chosen)]

@@ -48,8 +48,8 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 def _tick_label(value: float, step: float) -> str:
     """One axis label, with as many decimals as the step between ticks needs."""
-    if value != 0 and abs(value) < 1e-3:
-        return f"{value:.0e}"
+    if abs(value) < 1e-3 and (value != 0 or step < 1e-3):
+        return f"{value:.0e}" if value else "0"
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else 0
     if step < 1 and round(step, decimals) != round(step, decimals + 1):
         decimals += 1

@@ -9,20 +9,46 @@ An entry has ``value`` (None if it cannot be computed; ``notes`` say why) and, w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from utils import metrics
 from utils.classification_metrics import predicted_labels
 from utils.classifier import Classifier
 from utils.features import Features
-from utils.image_sets import ImageSet, Measured
+from utils.image_sets import ImageSet
 
+_TINY = np.finfo(np.float32).tiny
 MIN_IMAGES_PER_SPLIT = 10  # an inception score over fewer images says little but their number
 
 Entry = dict[str, object]
-Side = tuple[ImageSet, Measured]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: N images and what the networks say of them.
+
+    Attributes:
+        images: The images.
+        digests: (N, 16) uint8, hash of each image's pixels as its file holds them.
+        features: Of the feature network; None without one.
+        probabilities: (N, L) of the diagnosis classifier; None without one.
+        embeddings: (N, D) of the image-text model; None without a ready one.
+        reconstructed: Features of the images passed through the VAE; of the real side only.
+    """
+
+    images: ImageSet
+    digests: np.ndarray
+    features: Features | None = None
+    probabilities: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
+    reconstructed: Features | None = None
+
+    def count_equal_pixels(self, other: Side) -> int:
+        """How many images of the other side have the pixels of one of this side."""
+        known = set(map(bytes, self.digests))
+        return sum(bytes(digest) in known for digest in other.digests)
 
 
 def entry(
@@ -39,96 +65,65 @@ def absent(direction: str, n_real: int, n_synthetic: int, why: str) -> Entry:
     return entry(None, direction=direction, n_real=n_real, n_synthetic=n_synthetic, notes=[why])
 
 
-def score_frechet(
-    real: Side, synthetic: Side, labels: Sequence[str], *, num_resamples: int, seed: int
-) -> tuple[Entry, dict[str, Entry]]:
-    """Fréchet distance of the features, of all images and per label.
-
-    Args:
-        real: The real images with their features.
-        synthetic: The synthetic ones.
-        labels: Labels to give an entry each.
-        num_resamples: Of the bootstrap; under 2 there is no interval.
-        seed: Of the bootstrap and of the halves of the floor.
-    """
-    (real_set, real_seen), (synthetic_set, synthetic_seen) = real, synthetic
-    patients = real_set.patients()
-
-    def of(real_index: np.ndarray, synthetic_index: np.ndarray) -> Entry:
-        return frechet_entry(
-            real_seen.features.pool[real_index],
-            synthetic_seen.features.pool[synthetic_index],
-            patients[real_index],
-            num_resamples=num_resamples,
-            seed=seed,
-        )
-
-    overall = of(np.arange(len(real_set)), np.arange(len(synthetic_set)))
-    known = set(real_seen.hashes)
-    copies = sum(name in known for name in synthetic_seen.hashes)
-    if copies:
-        overall.setdefault("notes", []).append(
-            f"{copies} synthetic image(s) equal a real image of this comparison pixel for pixel: "
-            "they lower the distance and are no new data"
-        )
-    return overall, {name: of(real_set.having(name), synthetic_set.having(name)) for name in labels}
-
-
-def frechet_entry(
-    real: np.ndarray, synthetic: np.ndarray, patients: np.ndarray, *, num_resamples: int, seed: int
-) -> Entry:
-    """Fréchet distance with its interval, its floor and what to know about it.
-
-    Args:
-        real: (N_r, D).
-        synthetic: (N_s, D).
-        patients: (N_r,) the patient of each real image.
-        num_resamples: Of the bootstrap; under 2 there is no interval.
-        seed: Of the bootstrap and of the halves of the floor.
-    """
-    counts = {"n_real": len(real), "n_synthetic": len(synthetic)}
-    if min(counts.values()) < metrics.MIN_IMAGES:
-        why = f"{len(real)} real and {len(synthetic)} synthetic image(s): two of each are needed"
-        return absent("lower", *counts.values(), why)
-    sets = {"real": real, "synthetic": synthetic}
-    interval = floor = floor_n = None
-    notes = []
-    if num_resamples >= 2:
-        options = {"real_groups": patients, "num_resamples": num_resamples, "seed": seed}
-        with tqdm(total=num_resamples, desc="fid resamples", leave=False) as bar:
-            interval = metrics.frechet_interval(**sets, **options, progress=bar.update)
-    halves = metrics.split_halves(patients, seed=seed)
-    if min(map(len, halves)) >= metrics.MIN_IMAGES:
-        floor = metrics.frechet_distance(real=real[halves[0]], synthetic=real[halves[1]])
-        floor_n = [len(half) for half in halves]
-    else:
-        notes.append("no floor: halved by patient, the real set does not give twice two images")
-    if min(counts.values()) < real.shape[1]:
-        notes.append(
-            f"{min(counts.values())} images in {real.shape[1]} dimensions: with so few the "
-            "distance is too large by an unknown amount; compare at equal N, and with the floor"
-        )
-    value = metrics.frechet_distance(**sets)
-    more = {"ci95": interval, "floor": floor, "floor_n": floor_n, "notes": notes}
-    return entry(value, direction="lower", **counts, **more)
-
-
 def score_inception(
-    real: Features, synthetic: Features, *, splits: int, seed: int, on_classifier: bool
-) -> Entry:
-    """Inception score of the synthetic set, and the real set's own.
+    real: Side,
+    synthetic: Side,
+    classifier: Classifier | None,
+    *,
+    labels: Sequence[str],
+    splits: int,
+    seed: int,
+) -> dict[str, tuple[Entry, dict[str, Entry]]]:
+    """Inception score over the feature network's classes and, with a classifier, over diagnoses.
 
     Args:
-        real: Of the real images.
-        synthetic: Of the synthetic images.
+        real: The real images with what the networks say of them.
+        synthetic: The synthetic ones.
+        classifier: The diagnosis classifier, or None; without exclusive classes it has no score.
+        labels: Labels to give an entry each.
         splits: Parts to average over; fewer where they would have under 10 images.
         seed: Of the shuffle before the split.
-        on_classifier: Whether the classes are diagnoses.
+
+    Returns:
+        Name -> entry over all images, and label -> entry.
     """
-    counts = {"n_real": len(real.pool), "n_synthetic": len(synthetic.pool)}
-    if synthetic.logits is None:
-        why = "this classifier's labels may occur together, so they are no classes to choose from"
-        return absent("higher", *counts.values(), why)
+    found = {}
+    on_classifier = classifier is not None and not classifier.multi_label
+    if real.features is not None and (real.features.logits is not None or not on_classifier):
+        logits = (real.features.logits, synthetic.features.logits)
+        found["inception_score"] = logits, ""
+    if on_classifier:
+        logits = tuple(np.log(np.maximum(side.probabilities, _TINY)) for side in (real, synthetic))
+        note = "over the diagnosis classifier's classes: no published figure compares"
+        found["inception_score_on_classifier"] = logits, note
+
+    def members(label: str) -> tuple[np.ndarray, np.ndarray]:
+        return real.images.having(label), synthetic.images.having(label)
+
+    entries = {}
+    for name, ((own, drawn), note) in found.items():
+        if drawn is None:
+            why = "the network has no classes, or its labels may occur together"
+            counts = (len(real.images), len(synthetic.images))
+            entries[name] = absent("higher", *counts, why), {}
+            continue
+        overall = inception_entry(own, drawn, splits=splits, seed=seed)
+        if note:
+            overall["notes"] = [note, *overall.get("notes", [])]
+        per_label = {
+            label: inception_entry(own[i], drawn[j], splits=splits, seed=seed)
+            for label in labels
+            for i, j in [members(label)]
+        }
+        entries[name] = overall, per_label
+    return entries
+
+
+def inception_entry(real: np.ndarray, synthetic: np.ndarray, *, splits: int, seed: int) -> Entry:
+    """Inception score of the synthetic logits (N_s, K), and the real set's own (N_r, K)."""
+    counts = {"n_real": len(real), "n_synthetic": len(synthetic)}
+    if not len(synthetic):
+        return absent("higher", *counts.values(), "no synthetic image")
     used = {key: max(1, min(splits, n // MIN_IMAGES_PER_SPLIT)) for key, n in counts.items()}
     notes = [
         f"{key.removeprefix('n_')} images: {used[key]} split(s) instead of {splits}, as they are "
@@ -136,16 +131,16 @@ def score_inception(
         for key, n in counts.items()
         if used[key] < splits
     ]
-    if on_classifier:
-        notes.append("over the diagnosis classifier's classes: no published figure compares")
-    value, std = metrics.inception_score(synthetic.logits, splits=used["n_synthetic"], seed=seed)
-    own, _ = metrics.inception_score(real.logits, splits=used["n_real"], seed=seed)
+    value, std = metrics.inception_score(synthetic, splits=used["n_synthetic"], seed=seed)
+    own = None
+    if len(real):
+        own, _ = metrics.inception_score(real, splits=used["n_real"], seed=seed)
     more = {"std": std, "real": own, "splits": used["n_synthetic"], "notes": notes}
     return entry(value, direction="higher", **counts, **more)
 
 
 def score_agreement(
-    real: Side, synthetic: Side, classifier: Classifier, labels: Sequence[str], *, seed: int
+    real: Side, synthetic: Side, classifier: Classifier, *, labels: Sequence[str]
 ) -> tuple[Entry, dict[str, Entry]]:
     """Share of images in which the classifier recognises the asked label.
 
@@ -158,21 +153,24 @@ def score_agreement(
         synthetic: The synthetic ones.
         classifier: The one that gave them.
         labels: Labels to give an entry each.
-        seed: Of the overall interval.
     """
     hits = {
-        images.name: recognised(images, seen.probabilities, classifier)
-        for images, seen in (real, synthetic)
+        side.images.name: recognised(side.images, side.probabilities, classifier)
+        for side in (real, synthetic)
     }
     per_label = {name: _agreement_entry(name, hits, real, synthetic) for name in labels}
     rows = np.array(list(hits["synthetic"].values()), np.int64).reshape(-1, 2)
     unknown = [name for name in labels if name not in classifier.labels]
+    if not len(rows):
+        counts = (len(real.images), len(synthetic.images))
+        why = "no synthetic image has a label that the classifier knows"
+        return absent("higher", *counts, why), per_label
     overall = entry(
         _mean_share(hits["synthetic"]),
         direction="higher",
         n_real=sum(total for _, total in hits["real"].values()),
         n_synthetic=int(rows[:, 1].sum()),
-        ci95=metrics.mean_share_interval(rows[:, 0], rows[:, 1], seed=seed),
+        ci95=metrics.mean_share_interval(rows[:, 0], rows[:, 1]),
         real=_mean_share(hits["real"]),
         average="macro over labels",
         notes=[f"left out, unknown to the classifier: {', '.join(unknown)}"] if unknown else [],
@@ -206,7 +204,7 @@ def _agreement_entry(
     (right, total), (right_real, total_real) = (
         hits[side].get(label, (0, 0)) for side in ("synthetic", "real")
     )
-    counts = (len(real[0].having(label)), len(synthetic[0].having(label)))
+    counts = (len(real.images.having(label)), len(synthetic.images.having(label)))
     if not total:
         why = "the classifier does not know this label" if counts[1] else "no synthetic image"
         return absent("higher", *counts, why)
