@@ -17,7 +17,7 @@ from torch import nn
 from utils import hub_models
 from utils.backbone_weights import read_state
 from utils.cli import UserError
-from utils.clip_models import FLAG, OPEN_CLIP_CONFIG, ImageTextModel
+from utils.clip_models import FLAG, OPEN_CLIP_CONFIG, PretrainedPair
 from utils.feature_network import CLIP_MEAN, CLIP_STD, Preprocessing
 from utils.run_folder import sha256_file
 from utils.vit import HEAD_WIDTH, Trunk
@@ -39,7 +39,7 @@ _WANTED = {
 }
 
 
-class BiomedClip(ImageTextModel):
+class BiomedClip(PretrainedPair):
     """BiomedCLIP, and every open_clip model of its architecture."""
 
     def __init__(self, name: str, folder: Path, *, device: str):

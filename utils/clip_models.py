@@ -34,7 +34,7 @@ class _TextTower:
     num_logits: int = 0
 
 
-class ImageTextModel(FeatureNetwork):
+class PretrainedPair(FeatureNetwork):
     """An image and a text tower; as a feature extractor it is the image tower.
 
     A subclass defines ``image_features`` and ``text_features``, whose results get unit length.
@@ -106,7 +106,7 @@ class ImageTextModel(FeatureNetwork):
         return F.normalize(self.text_features(tokens[:, 0], tokens[:, 1]), dim=1), None
 
 
-class TransformersPair(ImageTextModel):
+class TransformersPair(PretrainedPair):
     """CLIP (arXiv 2103.00020) or SigLIP (arXiv 2303.15343) of transformers."""
 
     def __init__(self, name: str, folder: Path, *, device: str):
@@ -145,7 +145,7 @@ class TransformersPair(ImageTextModel):
 
 def load_image_text_model(
     path_or_hub_name: str, *, device: str = "cpu", offline: bool = True
-) -> ImageTextModel:
+) -> PretrainedPair:
     """Load an image-text model.
 
     Args:
