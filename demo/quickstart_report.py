@@ -90,7 +90,8 @@ def add_result(page: Page, *, before: dict, after: dict, diagnosis: dict) -> Non
         rows,
         caption=f"{sizes['n_real']} real test scans, {sizes['n_synthetic']} synthetic ones. "
         "Brackets are 95 % intervals. real halves: the same distance between two halves of the "
-        "real set. real: the real set's own value. fid is the Fréchet distance on the clinic "
+        "real set; of copies, the share of the unseen real scans themselves. real: the real "
+        "set's own value. fid is the Fréchet distance on the clinic "
         "classifier's features: comparable within this page only.",
     )
     groups = {
