@@ -275,7 +275,10 @@ def score(
     from utils import cas, distance_scores, diversity, scores
     from utils.extractor_names import CLASSIFIER_PREFIX
 
-    wanted, common = set(args.metrics), {"labels": labels_of(real, synthetic), "seed": args.seed}
+    wanted, common = (
+        set(args.metrics),
+        {"labels": labels_of(real.images, synthetic.images), "seed": args.seed},
+    )
     found, audit = {}, None
     if distances := [name for name in evaluation_flags.DISTANCES if name in wanted]:
         options = {"num_resamples": args.bootstrap, "device": tools.device}
@@ -313,9 +316,9 @@ def score(
     return found, audit
 
 
-def labels_of(*sides: Side) -> list[str]:
-    """The labels of all sides, sorted."""
-    return sorted({label for side in sides for label in side.images.dataset.labels})
+def labels_of(*sets: ImageSet) -> list[str]:
+    """The labels of all sets, sorted."""
+    return sorted({label for images in sets for label in images.dataset.labels})
 
 
 def describe(args: argparse.Namespace, sets: Sets, tools: Tools) -> dict[str, object]:
@@ -358,7 +361,7 @@ def make_result(
         "synthetic_fingerprint": synthetic.dataset.fingerprint,
         "notes": data_notes(real, synthetic) + set_notes(options, sets, name),
     }
-    labels = sorted({*real.dataset.labels, *synthetic.dataset.labels})
+    labels = labels_of(real, synthetic)
     keys = ("name", "dim", "input_px", "weights", "sha256", "note")
     network = tools.extractor
     return {
@@ -428,7 +431,7 @@ def save(
     if audit is not None:
         add_audit(page, audit, synthetic_image=synthetic.images.image, train_image=train.image)
         run_folder.write_csv(folder / "copies.csv", audit.rows(), COLUMNS)
-    labels = labels_of(real, synthetic)
+    labels = labels_of(*sets)
     add_galleries(page, *sets, labels=labels, tiles=TILES_PER_LABEL, seed=seed)
     if real.features is not None:
         pools = (real.features.pool, synthetic.features.pool)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from utils.audit_images import AuditImages, read_images
-from utils.classifier import CONFIG_NAME
 from utils.cli import UserError
 from utils.copy_audit import Audit, audit
 from utils.copy_detector import FORMAT, CopyDetector
 from utils.copy_training import DetectorOptions, hash_images, train_copy_detector
 from utils.image_sets import ImageSet
+from utils.network_folder import CONFIG_NAME
 from utils.precision import has_fast_bf16
 from utils.run_folder import get_logger
 
@@ -58,7 +59,8 @@ class Auditor:
         )
 
     def _embedded(self, images: AuditImages):
-        return images, self.detector.embed(images.gray)
+        with tqdm(total=len(images), desc="embed images", unit="image") as bar:
+            return images, self.detector.embed(images.gray, progress=bar)
 
 
 def _detector(

@@ -7,7 +7,6 @@ Shapes: N images, L labels, D features.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,16 +16,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save, save_file
 
 from utils import images as pictures
-from utils.backbone_weights import read_state
 from utils.backbones import Network, build_network
 from utils.cli import UserError
-from utils.run_folder import atomic_path, sha256_file, write_json
+from utils.network_folder import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    check_files,
+    hash_weights,
+    load_weights,
+    save_network,
+)
+from utils.run_folder import sha256_file
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
 FORMAT = 1
 _KINDS = {
     "backbone": str,
@@ -109,12 +112,8 @@ class Classifier:
             UserError: If the configuration is broken or the weights do not fit it.
         """
         folder = Path(path)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder}: no classifier here ({name} is missing); semi_supervised.py "
-                    f"writes one as OUTPUT_DIR/classifier"
-                )
+        hint = "; semi_supervised.py writes one as OUTPUT_DIR/classifier"
+        check_files(folder, what="classifier", hint=hint)
         config = _read_config(folder / CONFIG_NAME)
         network = build_network(
             config.backbone,
@@ -124,25 +123,15 @@ class Classifier:
             mean=config.mean,
             std=config.std,
         )
-        state = read_state(folder / WEIGHTS_NAME)
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder / WEIGHTS_NAME}: the weights are not those of {CONFIG_NAME}: {error}"
-            ) from error
+        load_weights(network, folder)
         classifier = cls(config, network, device=device)
         classifier._sha256 = sha256_file(folder / WEIGHTS_NAME)
         return classifier
 
     def save(self, path: Path | str) -> None:
-        """Write the folder; the configuration last, so that a half-written one does not load."""
-        folder = Path(path)
-        (folder / CONFIG_NAME).unlink(missing_ok=True)
-        with atomic_path(folder / WEIGHTS_NAME) as temporary:
-            save_file(self._state(), temporary, metadata={"format": "pt"})
-        self._sha256 = sha256_file(folder / WEIGHTS_NAME)
-        write_json(folder / CONFIG_NAME, asdict(self.config))
+        """Write the folder, the configuration last."""
+        save_network(self.network, asdict(self.config), Path(path))
+        self._sha256 = sha256_file(Path(path) / WEIGHTS_NAME)
 
     @property
     def labels(self) -> list[str]:
@@ -163,7 +152,7 @@ class Classifier:
     def sha256(self) -> str:
         """SHA-256 of the weight file, the same before and after saving."""
         if self._sha256 is None:
-            self._sha256 = hashlib.sha256(save(self._state(), {"format": "pt"})).hexdigest()
+            self._sha256 = hash_weights(self.network)
         return self._sha256
 
     def predict(
@@ -236,11 +225,6 @@ class Classifier:
             if progress is not None:
                 progress(len(batch))
         return np.concatenate(probs), np.concatenate(feats)
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        """The tensors as they are written: contiguous, on the CPU."""
-        state = self.network.state_dict()
-        return {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
 
 
 def batched(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

@@ -7,7 +7,6 @@ Shapes: N images, B images of a batch, D embedding values, H = W = resolution.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -17,16 +16,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import save, save_file
 from torch import nn
 from tqdm import tqdm
 
-from utils.backbone_weights import read_state
 from utils.backbones import SMALL_WIDTHS, Network, SmallBackbone
-from utils.classifier import CONFIG_NAME, WEIGHTS_NAME, batched, to_gray, to_unit
+from utils.classifier import batched, to_gray, to_unit
 from utils.cli import UserError
 from utils.images import RESIZE_MODES
-from utils.run_folder import atomic_path, write_json
+from utils.network_folder import (
+    CONFIG_NAME,
+    check_files,
+    hash_weights,
+    load_weights,
+    save_network,
+)
 
 FORMAT = 1
 KIND = "copy_detector"
@@ -81,31 +84,20 @@ class CopyDetector:
             UserError: If the configuration is broken or the weights do not fit it.
         """
         folder = Path(path)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder}: no copy detector here ({name} is missing)")
+        check_files(folder, what="copy detector")
         config = _read_config(folder / CONFIG_NAME)
         network = build_detector_network(config, seed=0)
-        try:
-            network.load_state_dict(read_state(folder / WEIGHTS_NAME))
-        except RuntimeError as error:
-            raise UserError(
-                f"{folder / WEIGHTS_NAME}: the weights are not those of {CONFIG_NAME}: {error}"
-            ) from error
+        load_weights(network, folder)
         return cls(config, network, device=device)
 
     def save(self, path: Path | str) -> None:
-        """Write the folder; the configuration last, so that a half-written one does not load."""
-        folder = Path(path)
-        (folder / CONFIG_NAME).unlink(missing_ok=True)
-        with atomic_path(folder / WEIGHTS_NAME) as temporary:
-            save_file(self._state(), temporary, metadata={"format": "pt"})
-        write_json(folder / CONFIG_NAME, asdict(self.config))
+        """Write the folder, the configuration last."""
+        save_network(self.network, asdict(self.config), Path(path))
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the weight file, the same before and after saving."""
-        return hashlib.sha256(save(self._state(), {"format": "pt"})).hexdigest()
+        return hash_weights(self.network)
 
     @torch.inference_mode()
     def embed(
@@ -135,11 +127,6 @@ class CopyDetector:
             if progress is not None:
                 progress.update(len(batch))
         return np.concatenate(found)
-
-    def _state(self) -> dict[str, torch.Tensor]:
-        """The tensors as they are written: contiguous, on the CPU."""
-        state = self.network.state_dict()
-        return {key: value.detach().cpu().contiguous() for key, value in sorted(state.items())}
 
 
 def gray_views(

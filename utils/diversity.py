@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from utils import metrics
 from utils.image_sets import ImageSet
+from utils.image_text import text_of
 from utils.ms_ssim import SCALE_WEIGHTS, WINDOW_PX, num_scales
 from utils.scores import Entry, absent, entry
 
@@ -74,8 +75,7 @@ def score_ms_ssim(
 def _synthetic_groups(synthetic: ImageSet) -> tuple[list[Hashable], str]:
     """The prompt of each image, or its labels if no prompt has two images."""
     prompts = [
-        (record.row.get("prompt") or record.text).strip() or f"\0image {index}"
-        for index, record in enumerate(synthetic.dataset)
+        text_of(record) or f"\0image {index}" for index, record in enumerate(synthetic.dataset)
     ]
     if max(Counter(prompts).values()) > 1:
         return prompts, "prompt"

@@ -66,7 +66,8 @@ def frechet_distance_at_equal_n(
     Raises:
         ValueError: As ``frechet_distance``, or if a set has fewer than ``size`` images.
     """
-    options = {"size": size, "num_draws": num_draws, "seed": seed}
+    whole = size == len(real) == len(synthetic)  # every draw is the same two sets
+    options = {"size": size, "num_draws": 1 if whole else num_draws, "seed": seed}
     values = [
         frechet_distance(real=real[first], synthetic=synthetic[second])
         for first, second in draw_subsets(len(real), len(synthetic), **options)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from utils import images as pictures
-from utils.dataset import Dataset
+from utils.dataset import Dataset, Record
 
 READ_AHEAD = 64
 
@@ -86,9 +86,8 @@ class ImageSet:
         return np.array(found, np.int64)
 
     def patients(self) -> np.ndarray:
-        """(N,) text: the patient of each image, or where there is none a name of its own."""
-        names = [record.patient_id or f"\0image {i}" for i, record in enumerate(self.dataset)]
-        return np.array(names)
+        """(N,) text: see `units_of`."""
+        return np.array(units_of(self.dataset))
 
     def take(self, indices: np.ndarray) -> ImageSet:
         """A set of the images at these indices."""
@@ -100,6 +99,11 @@ class ImageSet:
             return self
         chosen = np.random.default_rng(seed).choice(len(self), most, replace=False)
         return self.take(np.sort(chosen))
+
+
+def units_of(records: Iterable[Record]) -> list[str]:
+    """The patient of each image, or where there is none a name of its own: drawn as a whole."""
+    return [record.patient_id or f"\0image {i}" for i, record in enumerate(records)]
 
 
 def common_side(dataset: Dataset) -> int:

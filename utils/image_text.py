@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.dataset import Record
 from utils.features import FeatureExtractor
+from utils.image_sets import units_of
 
 
 class ImageTextModel(FeatureExtractor, Protocol):
@@ -65,6 +66,6 @@ def embed(model: ImageTextModel, records: Sequence[Record], vectors: np.ndarray)
         images=vectors,
         texts=texts,
         labels=tuple(record.labels for record in records),
-        units=tuple(record.patient_id or f"\0image {i}" for i, record in enumerate(records)),
+        units=tuple(units_of(records)),
         text_vectors=dict(zip(distinct, model.embed_texts(distinct))) if distinct else {},
     )
