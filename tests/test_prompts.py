@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from utils.cli import UserError
+from utils.prompt_plan import plan_images
 from utils.prompts import (
     Prompt,
     PromptError,
-    plan_images,
     prompts_from_dataset,
     prompts_from_flags,
     read_prompts_file,
@@ -71,6 +71,29 @@ def test_a_csv_brings_labels_and_modality(tmp_path, column):
     ]
 
 
+def test_emoji_slashes_and_windows_line_ends_come_through_a_csv(tmp_path):
+    content = 'text,label\r\n\r\nÖdem 👁️/../\\,Zyste/groß\r\n"' + "x" * 10_000 + '",\r\n'
+    prompts = read_prompts_file(_file(tmp_path, "p.csv", content))
+    assert [(prompt.text, prompt.label) for prompt in prompts] == [
+        ("Ödem 👁️/../\\", "Zyste/groß"),
+        ("x" * 10_000, ""),
+    ]
+
+
+def test_a_csv_may_say_how_many_images_each_prompt_gets(tmp_path):
+    content = "text,Num_Images\na, 2 \nb,0\nc,1\n"
+    prompts = read_prompts_file(_file(tmp_path, "p.csv", content))
+    assert [prompt.num_images for prompt in prompts] == [2, 0, 1]
+    assert _texts(plan_images(prompts, num_images=None, images_per_prompt=None)) == ["a", "a", "c"]
+
+
+@pytest.mark.parametrize("cell", ["", "-1", "1.5", "two", "1_0", "٣", "9" * 5000])
+def test_a_number_of_images_that_is_none_is_told_with_its_line(tmp_path, cell):
+    path = _file(tmp_path, "p.csv", f"text,num_images\na,1\nb,{cell}\n")
+    with pytest.raises(PromptError, match=r"p\.csv:3: wrong num_images: .* is not a whole number"):
+        read_prompts_file(path)
+
+
 def test_a_cell_with_line_breaks_is_one_prompt_and_lines_are_counted_past_it(tmp_path):
     content = 'text\n"cysts\nin rows"\nscar\n'
     prompts = read_prompts_file(_file(tmp_path, "p.csv", content))
@@ -104,6 +127,9 @@ def test_everything_wrong_with_a_csv_is_reported_at_once(tmp_path):
         ("p.txt", b"caf\xe9\n", "p.txt:1: not UTF-8: byte 0xe9 at position 4"),
         ("p.txt", "a\nnul\x00\n", "p.txt:2: control character: U+0000"),
         ("p.txt", "x" * 100_001, "100001 characters"),
+        ("p.txt", "a\nb".encode("utf-16"), "p.txt:1: not UTF-8: byte 0xff"),
+        ("p.csv", "text,label\na,\x00\n", "p.csv:2: control character: U+0000"),
+        ("p.csv", "text,modality\na,O\x1bT\n", "p.csv:2: control character: U+001B"),
         ("p.csv", "text\n" + "x" * 140_000, "field larger than field limit"),
         ("p.json", "{}", "ends in .txt or .csv"),
     ],
@@ -134,6 +160,41 @@ def test_prompts_of_the_test_split_are_taken_only_aloud(toy_dataset, capsys):
     prompts = prompts_from_dataset(toy_dataset, split="test")
     assert [prompt.text[-2:] for prompt in prompts] == ["10", "11"]
     assert "test split" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_images", [1, 3, 5, 7, 9, 20, 85])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_drawn_plan_keeps_the_frequencies_of_labels_within_one_image(
+    toy_dataset, num_images, seed
+):
+    prompts = prompts_from_dataset(toy_dataset, split="train")
+    plan = plan_images(prompts, num_images=num_images, images_per_prompt=None, shuffle_seed=seed)
+    planned = Counter(prompt.label for prompt in plan)
+    for label, count in Counter(prompt.label for prompt in prompts).items():
+        assert abs(planned[label] - num_images * count / len(prompts)) < 1
+    times = Counter(_texts(plan))
+    assert {times[prompt.text] for prompt in prompts} <= {num_images // 8, num_images // 8 + 1}
+
+
+@pytest.mark.parametrize("labels", ["aaaaabbc", "abcdefgh"])
+def test_every_prompt_is_drawn_equally_often(labels):
+    prompts, num_draws = _make(*labels), 2000
+    drawn = Counter(
+        prompt.text
+        for seed in range(num_draws)
+        for prompt in plan_images(prompts, num_images=3, images_per_prompt=None, shuffle_seed=seed)
+    )
+    expected = num_draws * 3 / 8
+    assert [drawn[prompt.text] for prompt in prompts] == pytest.approx([expected] * 8, rel=0.15)
+
+
+def test_any_two_prompts_of_a_label_may_be_drawn_together():
+    prompts = _make(*"aaaa")
+    plans = {
+        tuple(_texts(plan_images(prompts, num_images=2, images_per_prompt=None, shuffle_seed=seed)))
+        for seed in range(100)
+    }
+    assert len(plans) == 6
 
 
 def test_without_numbers_each_prompt_gets_one_image():
@@ -199,3 +260,23 @@ def test_balance_without_labels_is_an_error():
 def test_balance_over_more_labels_than_images_is_an_error():
     with pytest.raises(UserError, match="3 labels"):
         plan_images(_make("a", "b", "c"), num_images=2, images_per_prompt=None, class_balanced=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"num_images": 3}, "--num_images cannot"),
+        ({"images_per_prompt": 2}, "--num_images_per_prompt cannot"),
+        ({"num_images": 3, "class_balanced": True}, "--num_images and --class_balanced cannot"),
+    ],
+)
+def test_a_prompts_own_number_and_one_by_flag_contradict_each_other(flags, named):
+    prompts = [Prompt("text", "label", "", "p.csv:2", num_images=3)]
+    with pytest.raises(UserError, match=named):
+        plan_images(prompts, **{"num_images": None, "images_per_prompt": None} | flags)
+
+
+def test_a_plan_of_no_images_is_an_error():
+    prompts = [Prompt("text", "", "", "p.csv:2", num_images=0)]
+    with pytest.raises(UserError, match="0 in every row"):
+        plan_images(prompts, num_images=None, images_per_prompt=None)

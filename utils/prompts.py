@@ -1,4 +1,4 @@
-"""What to draw: prompts with their labels from the command line, a file or a data set; the plan.
+"""What to draw: prompts with their labels from the command line, a file or a data set.
 
 A prompt is one line: white space is folded, as CLIP's tokenizer does it anyway, so that a prompt
 is one line in every table.
@@ -6,10 +6,10 @@ is one line in every table.
 
 import csv
 import io
-import random
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from utils.run_folder import get_logger
 
 PROMPT_COLUMNS = ("text", "prompt", "caption")  # in a CSV, any case; the first found is taken
 MAX_PROMPT_CHARS = 100_000  # the csv module reads no longer fields than 131,072
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 _logger = get_logger("prompts")
 
@@ -34,12 +35,19 @@ class Prompt:
         label: Diagnoses the image is meant to show, joined by ``;``; empty if unknown.
         modality: OCT, CXR, ...; empty if unknown.
         where: Where it was read (``prompts.csv:3``), for messages.
+        num_images: How many to draw of it; None where the source does not say.
     """
 
     text: str
     label: str
     modality: str
     where: str
+    num_images: int | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The diagnoses one by one."""
+        return split_labels(self.label)
 
     @property
     def sha256(self) -> str:
@@ -74,19 +82,28 @@ def text_problem(text: str) -> tuple[str, str] | None:
     return None
 
 
-def _collect(
-    rows: Iterable[tuple[str, str, str, str]], source: object, problems: list[Problem]
-) -> list[Prompt]:
-    """Prompts of (text, label, modality, where) rows; raises with all that is wrong."""
+def collect(raw: Iterable[Prompt], source: object, problems: list[Problem]) -> list[Prompt]:
+    """Prompts on one line each, with tidy labels; raises with all that is wrong.
+
+    Args:
+        raw: As they were read; a text may be empty or span lines.
+        source: What messages call it.
+        problems: Those found so far, or while ``raw`` is read.
+
+    Raises:
+        PromptError: If there are problems, or no prompts.
+    """
     prompts = []
-    for raw_text, label, modality, where in rows:
-        text = fold_spaces(raw_text)
+    for prompt in raw:
+        text = fold_spaces(prompt.text)
+        label = ";".join(fold_spaces(name) for name in split_labels(prompt.label))
+        modality = fold_spaces(prompt.modality)
         problem = text_problem(text) if text else ("empty text", "nothing to draw")
-        if problem is not None:
-            problems.append(Problem(where, *problem))
-            continue
-        labels = ";".join(fold_spaces(name) for name in split_labels(label))
-        prompts.append(Prompt(text, labels, fold_spaces(modality), where))
+        problem = problem or text_problem(label) or text_problem(modality)
+        if problem is None:
+            prompts.append(replace(prompt, text=text, label=label, modality=modality))
+        else:
+            problems.append(Problem(prompt.where, *problem))
     if problems:
         raise PromptError(source, problems)
     if not prompts:
@@ -105,10 +122,10 @@ def prompts_from_flags(texts: Sequence[str], labels: Sequence[str] | None) -> li
         PromptError: If a prompt is empty or holds control characters.
     """
     rows = (
-        (text, label, "", f"--prompt {number}")
+        Prompt(text, label, "", f"--prompt {number}")
         for number, (text, label) in enumerate(zip(texts, labels or [""] * len(texts)), start=1)
     )
-    return _collect(rows, "--prompt", [])
+    return collect(rows, "--prompt", [])
 
 
 def read_prompts_file(path: Path) -> list[Prompt]:
@@ -116,8 +133,8 @@ def read_prompts_file(path: Path) -> list[Prompt]:
 
     Args:
         path: ``.txt``, or ``.csv`` with a column ``text`` (or ``prompt``, ``caption``), and
-            ``label`` and ``modality`` if there are such; other columns are ignored. UTF-8, with
-            or without byte order mark.
+            ``label``, ``modality`` and ``num_images`` if there are such; other columns are
+            ignored. UTF-8, with or without byte order mark.
 
     Raises:
         PromptError: With everything that is wrong, by line.
@@ -130,15 +147,15 @@ def read_prompts_file(path: Path) -> list[Prompt]:
         raise PromptError(path, [problem])
     problems: list[Problem] = []
     if path.suffix.lower() == ".txt":
-        return _collect(_lines(text, path.name), path, problems)
-    return _collect(_csv_rows(text, path.name, problems), path, problems)
+        return collect(_lines(text, path.name), path, problems)
+    return collect(_csv_rows(text, path.name, problems), path, problems)
 
 
-def _lines(text: str, name: str) -> Iterator[tuple[str, str, str, str]]:
+def _lines(text: str, name: str) -> Iterator[Prompt]:
     num_empty = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield line, "", "", f"{name}:{number}"
+            yield Prompt(line, "", "", f"{name}:{number}")
         else:
             num_empty += 1
     num_empty -= not text or text.endswith("\n")  # what follows the last line end is no line
@@ -146,7 +163,7 @@ def _lines(text: str, name: str) -> Iterator[tuple[str, str, str, str]]:
         _logger.info("%s: %d empty line(s) skipped", name, num_empty)
 
 
-def _csv_rows(text: str, name: str, problems: list[Problem]) -> Iterator[tuple[str, str, str, str]]:
+def _csv_rows(text: str, name: str, problems: list[Problem]) -> Iterator[Prompt]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -164,10 +181,23 @@ def _csv_rows(text: str, name: str, problems: list[Problem]) -> Iterator[tuple[s
                 problems.append(Problem(where, "broken row", detail))
             elif values:
                 row = dict(zip(header, values))
-                yield row[text_column], row.get("label", ""), row.get("modality", ""), where
+                num_images = _num_images(row, where, problems)
+                label, modality = row.get("label", ""), row.get("modality", "")
+                yield Prompt(row[text_column], label, modality, where, num_images)
     except csv.Error as error:
         detail = f"{error}; nothing from this row on was read (a quote left open?)"
         problems.append(Problem(f"{name}:{line}", "broken CSV", detail))
+
+
+def _num_images(row: Mapping[str, str], where: str, problems: list[Problem]) -> int | None:
+    """The row's cell of the column ``num_images``; None where there is no such column."""
+    cell = row.get("num_images", "0").strip()
+    if not _COUNT.fullmatch(cell):
+        detail = f"{cell!r} is not a whole number from 0 to 999999999"
+        problems.append(Problem(where, "wrong num_images", detail))
+    elif "num_images" in row:
+        return int(cell)
+    return None
 
 
 def _missing_text_column(where: str, header: Sequence[str]) -> Problem:
@@ -199,81 +229,7 @@ def prompts_from_dataset(source: Path | str, *, split: str, offline: bool = Fals
             "prompts are of the %s split: keep these images away from what is judged on it", split
         )
     rows = (
-        (record.text, ";".join(record.labels), record.row.get("modality", ""), record.where)
+        Prompt(record.text, ";".join(record.labels), record.row.get("modality", ""), record.where)
         for record in dataset
     )
-    return _collect(rows, source, [])
-
-
-def plan_images(
-    prompts: Sequence[Prompt],
-    *,
-    num_images: int | None,
-    images_per_prompt: int | None,
-    class_balanced: bool = False,
-    shuffle_seed: int | None = None,
-) -> list[Prompt]:
-    """Decide which prompt each image gets; image *i* gets entry *i*.
-
-    Images of one prompt stand together, prompts in their own order.
-
-    Args:
-        prompts: At least one.
-        num_images: Length of the plan. None: what the prompts times ``images_per_prompt`` give.
-        images_per_prompt: So many images of each prompt that is used (the last one may get
-            fewer). None: one, or as even as ``num_images`` can be spread.
-        class_balanced: Give each label (each combination, for several) the same number of
-            images; needs ``num_images``. Prompts of rare labels are used again and again.
-        shuffle_seed: Seed that picks prompts where not all are used equally. None: the first.
-
-    Raises:
-        UserError: If the prompts do not suffice, or balance is asked of prompts without label.
-    """
-    if num_images is None:
-        return [prompt for prompt in prompts for _ in range(images_per_prompt or 1)]
-    per_use = images_per_prompt or 1
-    num_uses = -(-num_images // per_use)
-    if class_balanced:
-        uses = _balanced_uses(prompts, num_uses, shuffle_seed)
-    else:
-        if images_per_prompt is not None and num_uses > len(prompts):
-            raise UserError(
-                f"--num_images {num_images} needs {num_uses} prompts with "
-                f"--num_images_per_prompt {images_per_prompt}, there are {len(prompts)}"
-            )
-        uses = _spread(num_uses, len(prompts), shuffle_seed)
-    plan = [prompt for prompt, times in zip(prompts, uses) for _ in range(times * per_use)]
-    return plan[:num_images]
-
-
-def _spread(total: int, num_places: int, seed: int | None) -> list[int]:
-    """Split ``total`` into ``num_places`` counts that differ by one at most."""
-    base, extra = divmod(total, num_places)
-    chosen = range(extra) if seed is None else random.Random(seed).sample(range(num_places), extra)
-    counts = [base] * num_places
-    for place in chosen:
-        counts[place] += 1
-    return counts
-
-
-def _balanced_uses(prompts: Sequence[Prompt], total: int, seed: int | None) -> list[int]:
-    unlabeled = [prompt.where for prompt in prompts if not prompt.label]
-    if unlabeled:
-        raise UserError(
-            f"--class_balanced needs a label for every prompt; {len(unlabeled)} have none, "
-            f"first: {unlabeled[0]}"
-        )
-    members: dict[str, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        members.setdefault(prompt.label, []).append(place)
-    if total < len(members):
-        raise UserError(
-            f"--class_balanced: {len(members)} labels need at least as many prompts, "
-            f"the number of images asked for gives {total}"
-        )
-    uses = [0] * len(prompts)
-    for label, share in zip(sorted(members), _spread(total, len(members), None)):
-        places = members[label]
-        for place, times in zip(places, _spread(share, len(places), seed)):
-            uses[place] = times
-    return uses
+    return collect(rows, source, [])
