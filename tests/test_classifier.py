@@ -13,7 +13,7 @@ from PIL import Image
 
 from utils.backbones import build_network
 from utils.classification_metrics import auroc
-from utils.classifier import Classifier, ClassifierConfig, to_gray
+from utils.classifier import Classifier, ClassifierConfig, read_config, to_gray
 from utils.classifier_optim import Precision, learning_rate_at, update_average
 from utils.classifier_training import (
     Examples,
@@ -157,12 +157,14 @@ def test_multi_label_probabilities_are_sigmoids():
     np.testing.assert_allclose(probs, 1 / (1 + np.exp(-(feats @ weight.T + bias))), atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_batch_size_changes_no_probability_of_eight_bits(batch_size):
-    judge = classifier()
-    one = judge.predict(toy_images(), batch_size=batch_size)
-    many = judge.predict(toy_images(), batch_size=64)
-    np.testing.assert_array_equal((one * 255).round(), (many * 255).round())
+@pytest.mark.parametrize("backbone", ["small", "resnet18"])
+def test_an_image_has_the_same_bytes_alone_and_in_a_batch_of_any_size(backbone):
+    judge, images = classifier(backbone=backbone), toy_images(17)
+    alone = [judge.predict_and_features([image], batch_size=1) for image in images]
+    for count, batch_size in ((3, 3), (8, 8), (17, 17), (17, 5), (16, 64)):
+        together = judge.predict_and_features(images[-count:], batch_size=batch_size)
+        for table, one in zip(together, zip(*alone)):
+            assert table.tobytes() == np.concatenate(one)[-count:].tobytes()
 
 
 def test_no_image_gives_empty_tables_and_progress_counts_every_image():
@@ -170,8 +172,8 @@ def test_no_image_gives_empty_tables_and_progress_counts_every_image():
     probs, feats = judge.predict_and_features([])
     assert probs.shape == (0, 3) and feats.shape == (0, 256)
     done = []
-    judge.predict(iter(toy_images()), batch_size=3, progress=done.append)
-    assert done == [3, 3, 1]
+    judge.predict(iter(toy_images(17)), progress=done.append)
+    assert done == [16, 1]
 
 
 def test_colour_is_dropped_and_the_resize_mode_is_kept():
@@ -232,6 +234,15 @@ def test_a_missing_entry_or_text_that_is_no_json_is_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         Classifier.load(tmp_path)
+
+
+def test_the_configuration_is_read_without_the_weights(tmp_path):
+    classifier().save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not looked at")
+    assert read_config(tmp_path) == config()
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing"):
+        read_config(tmp_path)
 
 
 def test_weights_that_are_no_safetensors_are_refused(tmp_path):

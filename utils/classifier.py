@@ -31,6 +31,7 @@ from utils.network_folder import (
 from utils.run_folder import sha256_file
 
 FORMAT = 1
+CPU_BATCH = 16  # as fast as more, and fixed: the last bits of a sum depend on the batch's size
 _KINDS = {
     "backbone": str,
     "labels": list,
@@ -112,9 +113,7 @@ class Classifier:
             UserError: If the configuration is broken or the weights do not fit it.
         """
         folder = Path(path)
-        hint = "; semi_supervised.py writes one as OUTPUT_DIR/classifier"
-        check_files(folder, what="classifier", hint=hint)
-        config = _read_config(folder / CONFIG_NAME)
+        config = read_config(folder)
         network = build_network(
             config.backbone,
             num_labels=len(config.labels),
@@ -194,7 +193,9 @@ class Classifier:
 
         Args:
             images: PIL images of any mode and size, read one batch at a time.
-            batch_size: Images at once; changes speed and memory, not the result.
+            batch_size: Images at once on another device than the CPU; changes the speed, and
+                there the last bits. On a CPU an image's numbers depend on that image alone:
+                batches hold ``CPU_BATCH`` images, a last one that is not full is padded.
             progress: Called with the number of images of each batch done, as ``tqdm.update``.
 
         Returns:
@@ -216,12 +217,14 @@ class Classifier:
         self.network.eval()
         probs = [np.empty((0, len(self.labels)), np.float32)]
         feats = [np.empty((0, self.network.head.in_features), np.float32)]
-        for batch in batched(gray, batch_size):
-            pixels = torch.from_numpy(np.stack(batch)).to(self.device)
+        fixed = torch.device(self.device).type == "cpu"
+        for batch in batched(gray, CPU_BATCH if fixed else batch_size):
+            padding = batch[-1:] * (CPU_BATCH - len(batch)) if fixed else []
+            pixels = torch.from_numpy(np.stack(batch + padding)).to(self.device)
             features = self.network.features(to_unit(pixels))
-            logits = self.network.head(features)
-            probs.append(probabilities(logits, multi_label=self.multi_label).cpu().numpy())
-            feats.append(features.float().cpu().numpy())
+            outputs = probabilities(self.network.head(features), multi_label=self.multi_label)
+            probs.append(outputs[: len(batch)].cpu().numpy())
+            feats.append(features[: len(batch)].float().cpu().numpy())
             if progress is not None:
                 progress(len(batch))
         return np.concatenate(probs), np.concatenate(feats)
@@ -234,8 +237,16 @@ def batched(items: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]
         yield batch
 
 
-def _read_config(path: Path) -> ClassifierConfig:
-    """The configuration, with every field checked for presence and kind."""
+def read_config(folder: Path) -> ClassifierConfig:
+    """A classifier folder's configuration, every field checked; no weights are read.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its two files is missing.
+        UserError: If the configuration is broken.
+    """
+    hint = "; semi_supervised.py writes one as OUTPUT_DIR/classifier"
+    check_files(folder, what="classifier", hint=hint)
+    path = folder / CONFIG_NAME
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not UTF-8
