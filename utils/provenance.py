@@ -44,7 +44,8 @@ def png_text(
         "digital_source_type": DIGITAL_SOURCE_TYPE,
         XMP_KEY: iTXt(_XMP),
     }
-    return entries if prompt is None else entries | {"prompt": prompt}
+    # iTXt is UTF-8 whatever the letters; plain text would become Latin-1 (tEXt) where it can.
+    return entries if prompt is None else entries | {"prompt": iTXt(prompt)}
 
 
 def hash_pipeline(folder: Path) -> str:

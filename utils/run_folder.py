@@ -112,10 +112,15 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     _fsync_folder(path.parent)
 
 
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a file, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a UTF-8 text file, atomically, line ends as they are in ``text``."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def to_plain(value: object) -> object:
