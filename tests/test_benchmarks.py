@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import evaluate_throughput, train_throughput
+from benchmarks import evaluate_throughput, generate_throughput, train_throughput
 from benchmarks.arithmetic import unet_flops
 from benchmarks.blocks import paired_ratio
 from utils.cli import UserError
@@ -109,3 +109,60 @@ def test_evaluations_that_differ_end_the_run(name, value, refused):
         evaluate_throughput.check(runs, side=299)
     if name != "ours_cached":  # at another size the packages resize in other ways
         evaluate_throughput.check(runs, side=256)
+
+
+@pytest.fixture(scope="module")
+def scan_classifier(tmp_path_factory):
+    """A classifier's folder, as the benchmark would train one, with random weights."""
+    from utils.backbones import build_network
+    from utils.classifier import Classifier, ClassifierConfig
+
+    folder = tmp_path_factory.mktemp("classifier") / "classifier"
+    config = ClassifierConfig(
+        backbone="small",
+        labels=("drusen", "normal"),
+        multi_label=False,
+        resolution=32,
+        resize_mode="center_crop",
+        mean=0.3,
+        std=0.2,
+        data_hash="",
+    )
+    network = build_network("small", num_labels=2, resolution=32, seed=0)
+    Classifier(config, network).save(folder)
+    return folder
+
+
+def test_the_benchmark_of_drawing_times_and_judges_every_side(
+    tiny_pipeline, scan_classifier, capsys
+):
+    argv = [f"--model={tiny_pipeline}", f"--classifier={scan_classifier}", "--device=cpu"]
+    argv += ["--precision=bf16", "--num_images=16", "--pairs=2", "--num_inference_steps=2"]
+    generate_throughput.main([*argv, "--batch_size=8", "--num_real=40", "--markdown"])
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    sides, distances = result["sides"], result["frechet_distance"]
+    assert list(sides) == list(generate_throughput.SIDES)
+    assert set(distances) == {*sides, "simulated_scans"}
+    assert (result["resolution"], result["batch_size"]) == (64, 8)
+    assert {entry["n_synthetic"] for entry in distances.values()} == {32}
+    assert sides["ours"]["ours_is_faster"] == {"median": 1, "least": 1, "most": 1}
+    # The same pictures in float32; random weights draw noise, far from scans.
+    near = pytest.approx(distances["plain_float32"]["value"], rel=0.02)
+    assert distances["ours_float32"]["value"] == near
+    assert distances["simulated_scans"]["value"] < distances["ours"]["value"]
+    assert printed.err.count("| `ImageSampler` against") == 4
+
+
+def test_a_block_that_takes_half_as_long_is_twice_as_fast():
+    times = {"ours": [(1.0, 2.0), (1.0, 2.0)], "default_loop": [(2.0, 2.0), (4.0, 6.0)]}
+    found = generate_throughput.summary(times, num_images=6)
+    assert found["default_loop"]["ours_is_faster"] == {"median": 3, "least": 2, "most": 4}
+    assert found["default_loop"]["images_per_s"] == 2
+    assert found["default_loop"]["cpu_seconds_per_image"] == pytest.approx(4 / 6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says so only without a GPU")
+def test_drawing_with_sd14_without_a_gpu_says_what_to_do():
+    with pytest.raises(UserError, match=r"needs a GPU.*--model demo"):
+        generate_throughput.main(["--model=sd14"])

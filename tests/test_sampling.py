@@ -1,6 +1,7 @@
 """Samplers against closed forms and the plain pipeline; images against their company."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from utils.cli import UserError
-from utils.image_sampler import CPU_GROUP, ImageSampler, PromptEncoder
+from utils.image_sampler import ImageSampler, auto_batch_size, batch_for_memory
+from utils.prompt_encoder import PromptEncoder
 from utils.sampling import (
     SAMPLERS,
     Settings,
@@ -32,7 +34,8 @@ CONFIG = {
 }
 ZERO_SNR = CONFIG | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 WITHOUT_PNDM = [name for name in SAMPLERS if name != "pndm"]
-PROMPTS = ["macular edema with cysts", "normal retina", "drusen", "normal retina", "scar", "hole"]
+FINDINGS = ["macular edema with cysts", "normal retina", "drusen", "normal retina", "scar", "hole"]
+PROMPTS = FINDINGS + [f"{finding}, left eye" for finding in FINDINGS[:5]]
 
 
 class PerfectDenoiser:
@@ -143,9 +146,9 @@ def pipeline(tiny_pipeline):
     return pipeline
 
 
-def make_sampler(pipeline, **settings) -> ImageSampler:
+def make_sampler(pipeline, *, dtype=torch.float32, **settings) -> ImageSampler:
     return ImageSampler(
-        unet=copy.deepcopy(pipeline.unet),
+        unet=copy.deepcopy(pipeline.unet).to(dtype),
         vae=copy.deepcopy(pipeline.vae),
         encoder=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder),
         scheduler_config=pipeline.scheduler.config,
@@ -187,17 +190,164 @@ def test_images_agree_with_the_plain_pipeline_within_one_grey_level(pipeline, se
     assert theirs.std() > 0.01
 
 
-@pytest.mark.parametrize("settings", [{}, {"sampler": "ddim", "eta": 1.0}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"sampler": "ddim", "eta": 1.0}, {"dtype": torch.bfloat16}],
+    ids=["float32", "ddim", "bf16"],
+)
 def test_an_image_is_the_same_to_the_last_bit_in_any_company(pipeline, settings):
     sampler = make_sampler(pipeline, num_steps=3, **settings)
     seeds = [image_seed(0, index) for index in range(len(PROMPTS))]
     together = sampler.sample(PROMPTS, seeds)
-    assert len(PROMPTS) % CPU_GROUP
+    assert len(PROMPTS) % sampler.group_size
     for index in range(len(PROMPTS)):
         alone = sampler.sample([PROMPTS[index]], [seeds[index]])
         assert torch.equal(alone[0], together[index])
     reverse = sampler.sample(PROMPTS[::-1], seeds[::-1])
     assert torch.equal(reverse.flip(0), together)
+
+
+def test_sixteen_bits_draw_the_pictures_of_float32(pipeline):
+    seeds = [image_seed(0, index) for index in range(4)]
+    exact, rounded = (
+        make_sampler(pipeline, num_steps=10, dtype=dtype).sample(PROMPTS[:4], seeds)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert 0 < (rounded - exact).abs().mean() * 127.5 < 1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        ("dpmsolver++", [8] * 2 + [16] * 4 + [8] * 4),
+        ("pndm", [8] * 2 + [16] * 5 + [8] * 4),  # repeats one step
+    ],
+)
+def test_guidance_costs_only_within_its_interval(pipeline, sampler, expected):
+    drawing = make_sampler(
+        pipeline, sampler=sampler, num_steps=10, guidance_interval=(0.2, 0.6), guidance_scale=9.0
+    )
+    rows = []
+    drawing._unet.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    drawing.sample(PROMPTS[:8], range(8))
+    assert rows == expected
+
+
+def test_an_empty_interval_is_no_guidance_and_the_whole_one_is_all_of_it(pipeline):
+    def draw(**settings):
+        return make_sampler(pipeline, num_steps=4, **settings).sample(PROMPTS[:1], [3])
+
+    never = draw(guidance_scale=9.0, guidance_interval=(0.0, 0.0))
+    always = draw(guidance_scale=9.0, guidance_interval=(0.0, 1.0))
+    assert torch.equal(never, draw(guidance_scale=1.0))
+    assert torch.equal(always, draw(guidance_scale=9.0))
+    assert not torch.equal(never, always)
+
+
+def pairs(num_images: int) -> list[tuple[str, int]]:
+    return [(PROMPTS[index % len(PROMPTS)], image_seed(0, index)) for index in range(num_images)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("sizes", [(8, 3), (1, 10), (11,)], ids=str)
+def test_a_stream_gives_group_after_group_as_they_were_asked_for(pipeline, sizes, num_workers):
+    sampler = make_sampler(pipeline, num_steps=2)
+    expected = sampler.sample(*zip(*pairs(11)))
+    rest = iter(pairs(11))
+    groups = [[next(rest) for _ in range(size)] for size in sizes]
+    drawn = list(sampler.stream(groups, num_workers=num_workers))
+    assert [len(images) for images in drawn] == list(sizes)
+    assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_a_stream_takes_few_groups_ahead_and_gives_the_threads_back(pipeline):
+    sampler = make_sampler(pipeline, num_steps=1)
+    taken = []
+
+    def groups():
+        for index in range(1000):
+            taken.append(index)
+            yield pairs(1)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    stream = sampler.stream(groups(), num_workers=2)
+    assert not taken
+    for num_drawn in range(1, 4):
+        next(stream)
+        assert len(taken) == num_drawn + 2
+        assert torch.get_num_threads() == 1
+    stream.close()
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
+def test_a_fault_while_drawing_ends_the_stream(pipeline):
+    sampler = make_sampler(pipeline, num_steps=1)
+    stream = sampler.stream([pairs(1), [("scar", 2**64)], pairs(1)], num_workers=1)
+    assert len(next(stream)) == 1
+    with pytest.raises(ValueError, match="Overflow"):
+        next(stream)
+
+
+def without_memory(sampler: ImageSampler, *, most_rows: int) -> list[int]:
+    """Let a sampler's U-Net run out of memory as on a GPU; the rows of each call are noted."""
+    calls = []
+
+    def refuse(unet, inputs):
+        calls.append(len(inputs[0]))
+        if calls[-1] > most_rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    sampler._unet.register_forward_pre_hook(refuse)
+    sampler.group_size = None  # as on a GPU
+    return calls
+
+
+def test_a_batch_too_large_for_the_memory_is_drawn_in_halves_and_nothing_is_lost(pipeline, caplog):
+    sampler = make_sampler(pipeline, num_steps=2)
+    expected = sampler.sample(*zip(*pairs(11)))
+    calls = without_memory(sampler, most_rows=6)  # three images with guidance
+    drawn = list(sampler.stream([pairs(11)[:10], pairs(11)[10:]], num_workers=1))
+    assert [len(images) for images in drawn] == [10, 1]
+    assert (torch.cat(drawn) - expected).abs().max() * 127.5 < 1
+    # ten and five are too many; then two at a time, in two steps each, and nothing is tried again
+    assert calls == [20, 10, *[4] * 10, 2, 2]
+    assert "10 images at once: drawing 5" in caplog.text
+    assert "5 images at once: drawing 2" in caplog.text
+
+
+def test_one_image_too_large_for_the_memory_is_an_error_that_says_what_to_do(pipeline):
+    sampler = make_sampler(pipeline, num_steps=2)
+    without_memory(sampler, most_rows=1)
+    with pytest.raises(UserError, match=r"one image.*--resolution"):
+        sampler.sample(PROMPTS[:2], [1, 2])
+
+
+def test_the_batch_of_a_gpu_is_what_fits_and_that_of_a_cpu_fills_its_cores(pipeline):
+    sampler = make_sampler(pipeline)
+    assert auto_batch_size(sampler, num_workers=3) == 3 * sampler.group_size
+    # two rows of 40 numbers for each of 8 x 8 latents and 16 channels, in four bytes
+    assert sampler.bytes_per_image == 2 * 40 * 8 * 8 * 16 * 4
+    assert make_sampler(pipeline, guidance_scale=1.0).bytes_per_image * 2 == sampler.bytes_per_image
+    fitting = [batch_for_memory(free, bytes_per_image=100) for free in (0, 143, 300, 600, 10**9)]
+    assert fitting == [1, 1, 2, 4, 64]
+
+
+def test_groups_of_a_cpu_are_smaller_for_larger_pictures(pipeline):
+    sampler = make_sampler(pipeline)
+    sizes = []
+    for resolution in (64, 128, 256, 512):
+        options = {"resolution": resolution, "settings": Settings()}
+        sampler = ImageSampler(
+            unet=pipeline.unet,
+            vae=pipeline.vae,
+            encoder=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder),
+            scheduler_config=pipeline.scheduler.config,
+            **options,
+        )
+        sizes.append(sampler.group_size)
+    assert sizes == [8, 8, 2, 1]
 
 
 def test_images_do_not_depend_on_the_number_of_threads(pipeline):
@@ -222,11 +372,38 @@ def test_each_prompt_is_encoded_once(pipeline):
     assert len(texts) == len(set(PROMPTS)) + 1  # and the negative prompt
 
 
+def test_threads_that_ask_for_one_prompt_at_once_have_it_encoded_once(pipeline):
+    texts = []
+    hook = pipeline.text_encoder.register_forward_hook(lambda *_: texts.append(1))
+    encoder = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(encoder, ["scar", "hole"] * 20))
+    hook.remove()
+    assert len(texts) == 2
+    assert all(torch.equal(found[index], found[index % 2]) for index in range(40))
+
+
+def test_embeddings_are_kept_in_the_type_asked_for_up_to_a_number_of_bytes(pipeline):
+    texts = []
+    hook = pipeline.text_encoder.register_forward_hook(lambda *_: texts.append(1))
+    size = 77 * 32 * 2  # one embedding in 16 bits
+    options = {"dtype": torch.bfloat16, "max_bytes": 3 * size + 1}
+    encoder = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, **options)
+    assert encoder.embed(["a", "b", "c", "a"]).dtype == torch.bfloat16
+    encoder("a")  # used last, so that the next one pushes "b" out
+    encoder("d")
+    assert len(texts) == 4
+    encoder.embed(["a", "c", "d"])
+    assert len(texts) == 4
+    encoder("b")
+    hook.remove()
+    assert len(texts) == 5
+
+
 def test_tokens_beyond_the_limit_are_counted(pipeline):
     encoder = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
     assert encoder.max_tokens == 77
-    assert encoder.num_tokens("scan") == 6  # four letters, start, end
-    assert encoder.num_tokens("x " * 200) == 202
+    assert encoder.num_tokens(["scan", "x " * 200]) == [6, 202]  # the letters, start, end
 
 
 @pytest.fixture
