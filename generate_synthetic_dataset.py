@@ -1,9 +1,11 @@
 #!/usr/bin/env python
 r"""Draw a labelled data set from a fine-tuned Stable Diffusion pipeline.
 
-Image i depends on the model, its prompt, the sampler's settings and (--seed, i) alone: batch size,
-interruptions and the order of the work change no byte (on a GPU a grey level here and there). The
-same command started again goes on where it stopped. Every PNG says that it is synthetic.
+Attempt a at image i depends on the model, its prompt, the sampler's settings and (--seed, i, a)
+alone: batch size, number of processes and machines, interruptions and the order of the work change
+no byte (on a GPU a grey level here and there). With --classifier an image is kept only if its own
+label is recognised in it; others are drawn anew. The same command started again goes on where it
+stopped. Every PNG says that it is synthetic.
 
 Examples:
   # ten images of one finding
@@ -14,50 +16,58 @@ Examples:
   python generate_synthetic_dataset.py --model runs/oct --prompts_from data/oct \
       --output_dir runs/synthetic
 
-  # 6,000 images, every label equally often, four images a prompt
-  python generate_synthetic_dataset.py --model runs/oct --prompts_from data/oct --class_balanced \
-      --num_images 6000 --num_images_per_prompt 4 --batch_size 32 --output_dir runs/balanced
+  # 6,000 images, every label equally often, each recognised by a classifier at a threshold with a
+  # precision of 0.9 on real scans, no copies of training scans; on all GPUs of the machine
+  accelerate launch generate_synthetic_dataset.py --model runs/oct --prompts_from data/oct \
+      --class_balanced --num_images 6000 --classifier runs/diagnosis/classifier \
+      --accept_precision 0.9 --real_dir data/oct --train_dir data/oct --output_dir runs/gated
 
-  # prompts of a table with the columns text and label; nothing is downloaded
-  python generate_synthetic_dataset.py --model runs/oct --prompts_file prompts.csv \
-      --num_images_per_prompt 8 --offline --output_dir runs/table
+  # all combinations of a template, at three guidance scales from the same noise
+  python generate_synthetic_dataset.py --model runs/oct --template findings.json \
+      --guidance_scale 2 4 7.5 --offline --output_dir runs/grid
 
 Writes images/000000.png and so on, metadata.csv (a dataset folder), manifest.csv (every attempt),
-dataset_card.md and options.json. The result is printed as JSON.
+plan.csv (what is done, open, failed), report.html, dataset_card.md, gates.json and options.json.
+The result is printed as JSON.
 """
 
 import argparse
 import errno
 import json
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
+from collections import deque
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import cli
+from utils import cli, generation_flags
 from utils.cli import UserError
-from utils.run_folder import (
-    get_logger,
-    print_result,
-    sha256_file,
-    write_text,
-)
+from utils.run_folder import get_logger, print_result, to_plain, write_json, write_text
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from torch import Tensor
 
-    from utils.image_sampler import ImageSampler, PromptEncoder
-    from utils.prompts import Prompt
+    from utils.generation_job import Job
+    from utils.generation_progress import Progress
+    from utils.generation_tools import Tools
+    from utils.image_sampler import ImageSampler
+    from utils.work_plan import WorkPlan
 
-SAMPLERS = ("dpmsolver++", "ddim", "pndm", "unipc", "euler")  # those of utils.sampling
-GRAY_MODES = ("auto", "always", "never")
-MAX_PROMPTS_NAMED = 5
+GATES_NAME = "gates.json"
+SAMPLES_PER_LABEL = 2  # on the page of several guidance scales
+LONGEST_WAIT = timedelta(hours=12)  # of a process for the slowest one, at the end of a round
+MAX_WAITING = 4  # groups drawn but not yet written
+WRITERS = 4  # threads that write PNGs
 
 # Flags that may differ between a run and its continuation: they change no image.
 FREE_FLAGS = ("output_dir", "batch_size", "device", "offline", "overwrite")
-OUTPUTS = ("images/[0-9]*.png", "manifest.csv", "metadata.csv", "dataset_card.md")
+OUTPUTS = (
+    *("images/[0-9]*.png", "[0-9]*.tar", "rejected/[0-9]*.png", ".index/*"),
+    *("manifest.csv", "manifest_parts/*.csv", "plan.csv", "metadata.csv", "gates.json"),
+    *("dataset_card.md", "model_card.md", "report.html"),
+)
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -76,477 +86,340 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="delete what an earlier run wrote to --output_dir (default: continue it)",
     )
-    add_prompt_flags(parser)
-    add_sampling_flags(parser)
-    group = parser.add_argument_group("output")
-    group.add_argument(
-        "--gray",
-        choices=GRAY_MODES,
-        default="auto",
-        help="write 8-bit gray PNG: auto where the colour is weak (8 grey levels between the "
-        "channels, in the mean), always, or never (default: %(default)s)",
-    )
-    group.add_argument(
-        "--embed_prompt",
-        action="store_true",
-        help="put the prompt into the PNG's metadata (default: its hash only; a prompt may come "
-        "from a patient's report)",
-    )
-    group = parser.add_argument_group("runtime")
-    cli.add_runtime_flags(group, "seed", "batch_size", "device", "offline")
-    group.add_argument(
-        "--mixed_precision",
-        choices=("no", "fp16", "bf16"),
-        default="no",
-        help="precision of U-Net and text encoder; the decoder stays in float32 "
-        "(default: %(default)s)",
-    )
+    generation_flags.add_all(parser)
     return parser
-
-
-def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
-    """What to draw, and how much of it."""
-    group = parser.add_argument_group("prompts (exactly one source)")
-    source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="a prompt; repeat for several"
-    )
-    source.add_argument(
-        "--prompts_file",
-        type=cli.existing_file,
-        metavar="FILE",
-        help=".txt with one prompt a line, or .csv with the column text, and label if known",
-    )
-    source.add_argument(
-        "--prompts_from",
-        metavar="DATASET",
-        help="the captions and labels of a data set (folder, CSV, shards or hub name)",
-    )
-    group.add_argument(
-        "--label",
-        action="append",
-        metavar="NAME",
-        help="label of a --prompt, in the same order; several diagnoses joined by ;",
-    )
-    group.add_argument("--modality", default="", help="modality of prompts without, e.g. OCT")
-    group.add_argument(
-        "--prompts_split",
-        choices=("train", "val", "test"),
-        help="split of --prompts_from to take, if it has splits (default: train)",
-    )
-    add_number_flags(parser)
-
-
-def add_number_flags(parser: argparse.ArgumentParser) -> None:
-    """How many images, of which prompts."""
-    group = parser.add_argument_group("number of images")
-    group.add_argument(
-        "--class_balanced",
-        action="store_true",
-        help="the same number of images for every label; needs --num_images (default: labels as "
-        "frequent as in the prompts)",
-    )
-    group.add_argument(
-        "--num_images",
-        type=cli.positive_int,
-        metavar="N",
-        help="images in all, spread evenly over the prompts; where they cannot all be used, drawn "
-        "from a data set by --seed, else the first (default: what the prompts give)",
-    )
-    group.add_argument(
-        "--num_images_per_prompt",
-        type=cli.positive_int,
-        metavar="K",
-        help="images of each prompt that is used (default: 1, or what --num_images gives)",
-    )
-
-
-def guidance_scale(text: str) -> float:
-    """Flag type: a finite number of 1 or more."""
-    value = cli.positive_float(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number >= 1 (1: no guidance)")
-    return value
-
-
-def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """How to draw."""
-    group = parser.add_argument_group("sampling")
-    group.add_argument(
-        "--sampler", choices=SAMPLERS, default="dpmsolver++", help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--num_inference_steps",
-        type=cli.positive_int,
-        default=25,
-        metavar="N",
-        help="denoising steps (default: %(default)s)",
-    )
-    group.add_argument(
-        "--eta",
-        type=cli.probability,
-        default=0.0,
-        metavar="P",
-        help="share of fresh noise in each step of --sampler ddim, 0 to 1 (default: %(default)s)",
-    )
-    group.add_argument(
-        "--resolution",
-        type=cli.resolution,
-        metavar="PX",
-        help="side of the images (default: the model's own)",
-    )
-    add_guidance_flags(parser)
-
-
-def add_guidance_flags(parser: argparse.ArgumentParser) -> None:
-    """How much the prompt weighs."""
-    group = parser.add_argument_group("guidance")
-    group.add_argument(
-        "--guidance_scale",
-        type=guidance_scale,
-        default=4.0,
-        metavar="W",
-        help="weight of the prompt: more of it draws findings clearer and all images more alike; "
-        "1 switches guidance off and halves the work (default: %(default)g)",
-    )
-    group.add_argument(
-        "--guidance_rescale",
-        type=cli.probability,
-        default=0.0,
-        metavar="P",
-        help="undo this share of the contrast that guidance adds, 0 to 1; about 0.7 helps "
-        "zero-terminal-SNR models (default: %(default)s)",
-    )
-    group.add_argument(
-        "--negative_prompt", default="", metavar="TEXT", help="what guidance leads away from"
-    )
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and cross-check; anything wrong ends here, with exit status 2."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.label and not args.prompt:
-        parser.error("--label goes with --prompt; a file or data set brings its own labels")
-    if args.label and len(args.label) != len(args.prompt):
-        parser.error(f"{len(args.label)} --label for {len(args.prompt)} --prompt: one for each")
-    if args.prompt and not all(text.strip() for text in args.prompt):
-        parser.error("--prompt: empty text")
-    if args.prompts_split and not args.prompts_from:
-        parser.error("--prompts_split goes with --prompts_from")
-    if args.class_balanced and (args.prompt or args.num_images is None):
-        parser.error("--class_balanced needs --num_images, and --prompts_from or --prompts_file")
-    if args.eta and args.sampler != "ddim":
-        parser.error(f"--eta goes with --sampler ddim, not {args.sampler}")
-    if args.guidance_scale == 1 and (args.negative_prompt or args.guidance_rescale):
-        parser.error("--negative_prompt and --guidance_rescale do nothing at --guidance_scale 1")
-    if args.model.startswith((".", "/", "~")) and not Path(args.model).expanduser().is_dir():
-        parser.error(f"--model: no such folder: {args.model}")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        parser.error(f"--output_dir: not a folder: {args.output_dir}")
-    if args.prompts_from and not args.prompts_split:
-        args.prompts_split = "train"
+    generation_flags.check(parser, args)
     return args
 
 
-def make_plan(args: argparse.Namespace) -> list["Prompt"]:
-    """Read the prompts and give each image its own."""
-    from utils import prompts as prompt_sources
-
-    if args.prompt:
-        prompts = prompt_sources.prompts_from_flags(args.prompt, args.label)
-    elif args.prompts_file:
-        prompts = prompt_sources.read_prompts_file(args.prompts_file)
-    else:
-        prompts = prompt_sources.prompts_from_dataset(
-            args.prompts_from, split=args.prompts_split, offline=args.offline
-        )
-    plan = prompt_sources.plan_images(
-        prompts,
-        num_images=args.num_images,
-        images_per_prompt=args.num_images_per_prompt,
-        class_balanced=args.class_balanced,
-        shuffle_seed=args.seed if args.prompts_from else None,
-    )
-    num_used = len({prompt.where for prompt in plan})
-    logger.info("%d images of %d of %d prompts", len(plan), num_used, len(prompts))
-    return plan
-
-
-def find_model(model: str, *, offline: bool) -> Path:
-    """Folder of the pipeline; one from the hub is downloaded first.
-
-    Raises:
-        UserError: If there is no such folder, and no such model on the hub or in its cache.
-    """
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        from diffusers import DiffusionPipeline
-
-        from utils.diffusion import silence_libraries
-
-        silence_libraries()
-        try:
-            without = {"safety_checker": None, "feature_extractor": None}
-            path = DiffusionPipeline.download(model, local_files_only=offline, **without)
-            folder = Path(path)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--model {model}: no folder of this name, and not to be had from the hub"
-                f"{' cache (--offline)' if offline else ''}: {error}"
-            ) from error
-    if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"--model {model}: no pipeline folder, it has no model_index.json "
-            "(a checkpoint of a training run is none; take the run's folder)"
-        )
-    return folder
-
-
-def identity_of_run(
-    args: argparse.Namespace, plan: Sequence["Prompt"], model_dir: Path
-) -> dict[str, object]:
-    """What decides over the images beside the flags; a continued run must agree in all of it."""
-    from utils.provenance import hash_pipeline
-
-    content = [(prompt.text, prompt.label, prompt.modality) for prompt in plan]
-    return {
-        "num_images": len(plan),
-        "plan_sha256": sha256(json.dumps(content).encode()).hexdigest(),
-        "model_hash": hash_pipeline(model_dir),
-        "device_type": cli.resolve_device(args.device).partition(":")[0],
-    }
-
-
-def load_sampler(
-    args: argparse.Namespace, model_dir: Path
-) -> tuple["ImageSampler", "PromptEncoder"]:
-    """Load the pipeline's parts, never its safety checker, and put them on the device."""
+def start(args: argparse.Namespace) -> "PartialState":
+    """The state of the processes that ``accelerate launch`` started, or of this one alone."""
+    if args.offline:
+        cli.go_offline()
+    cli.answer_signals()
     import torch
-
-    from utils.diffusion import load_pipeline
-    from utils.image_sampler import ImageSampler, PromptEncoder
-    from utils.sampling import Settings, vae_factor
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
     device = cli.resolve_device(args.device)
-    if device == "cpu" and args.mixed_precision == "fp16":
-        raise UserError("--mixed_precision fp16 is for GPUs; on a CPU use bf16 or no")
-    pipeline = load_pipeline(model_dir, offline=True)
-    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    for part in (pipeline.unet, pipeline.text_encoder):
-        part.to(device, dtype[args.mixed_precision])
-    encoder = PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
-    sampler = ImageSampler(
-        unet=pipeline.unet,
-        vae=pipeline.vae.to(device),
-        encoder=encoder,
-        scheduler_config=pipeline.scheduler.config,
-        settings=Settings(
-            sampler=args.sampler,
-            num_steps=args.num_inference_steps,
-            guidance_scale=args.guidance_scale,
-            guidance_rescale=args.guidance_rescale,
-            negative_prompt=args.negative_prompt,
-            eta=args.eta,
-        ),
-        resolution=args.resolution or pipeline.unet.config.sample_size * vae_factor(pipeline.vae),
-    )
-    return sampler, encoder
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or torch.device(device).type == "cpu"
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    if on_cpu:
+        torch.set_num_threads(1)  # the last bit of a sum depends on it; groups run side by side
+    if not state.is_main_process:
+        for name in ("generate", "prompts", "dataset", "cache", "thresholds"):
+            get_logger(name).setLevel("ERROR")
+    return state
 
 
-def tell_cut_prompts(encoder: "PromptEncoder", plan: Sequence["Prompt"]) -> None:
-    """Warn of prompts whose end the model does not see."""
-    places = {prompt.text: prompt.where for prompt in plan}
-    lengths = {where: encoder.num_tokens(text) for text, where in places.items()}
-    cut = [where for where, length in lengths.items() if length > encoder.max_tokens]
-    if cut:
-        logger.warning(
-            "%d prompt(s) are longer than the %d tokens the model reads, what is beyond has no "
-            "effect: %s%s",
-            len(cut),
-            encoder.max_tokens,
-            ", ".join(f"{where} ({lengths[where]} tokens)" for where in cut[:MAX_PROMPTS_NAMED]),
-            ", ..." if len(cut) > MAX_PROMPTS_NAMED else "",
+def next_round(
+    args: argparse.Namespace, job: "Job", state: "PartialState", *, check: bool
+) -> "WorkPlan":
+    """What is to be drawn next, from all that is recorded; the main process decides.
+
+    Args:
+        args: The flags of this set.
+        job: What is drawn.
+        state: Of the processes.
+        check: Whether to look for the recorded pictures on the disk.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    from utils.generated_set import record_round
+
+    plan = None
+    if state.is_main_process:
+        plan = record_round(
+            args.output_dir,
+            job.prompts,
+            max_attempts=args.max_attempts,
+            unique=args.reject_duplicates,
+            keep_rejected=args.keep_rejected,
+            check=check,
         )
+    return broadcast_object_list([plan])[0]
 
 
-def batches(num_images: int, size: int) -> Iterator[range]:
-    """Indices in batches that are the same whether or not a run was interrupted."""
-    for start in range(0, num_images, size):
-        yield range(start, min(start + size, num_images))
+def batching(
+    sampler: "ImageSampler", batch_size: int | None, num_processes: int
+) -> tuple[int, int]:
+    """Images of a group, and how many groups a process draws at once."""
+    from utils.image_sampler import auto_batch_size
+    from utils.workers import cores_per_process
+
+    cores = cores_per_process(num_processes)
+    batch_size = batch_size or auto_batch_size(sampler, num_workers=cores)
+    if sampler.group_size is None:
+        return batch_size, 1
+    # On a CPU the group is fixed, and a core takes one: a smaller batch uses fewer cores.
+    return sampler.group_size, min(cores, -(-batch_size // sampler.group_size))
 
 
-def draw_images(
+def draw_round(
     args: argparse.Namespace,
-    plan: Sequence["Prompt"],
+    job: "Job",
+    tools: "Tools",
+    *,
     sampler: "ImageSampler",
-    model_hash: str,
-    done: dict[int, dict[str, str]],
+    plan: "WorkPlan",
+    process: "PartialState",
+    progress: "Progress",
 ) -> None:
-    """The sampling loop: every image that is not in ``done`` is drawn, saved, and put there."""
-    from tqdm import tqdm
+    """The sampling loop: this process's share of a round, drawn, judged, written, recorded."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    from utils.manifest import ManifestWriter
-    from utils.pictures import check_image
+    from utils.manifest import ManifestWriter, part_path
     from utils.sampling import image_seed
+    from utils.work_plan import in_groups, share
 
-    group = sampler.group_size or 1
-    size = -(-args.batch_size // group) * group
-    cores = cli.available_cores()
-    if sampler.group_size and size < min(cores * group, len(plan)):
-        logger.info(
-            "%d of %d cores draw; --batch_size %d uses all", size // group, cores, cores * group
-        )
-    progress = tqdm(total=len(plan), initial=len(done), unit="image", desc="drawing")
-    with progress, ManifestWriter(args.output_dir / "manifest.csv") as manifest:
-        for batch in batches(len(plan), size):
-            missing = [index for index in batch if index not in done]
-            if not missing:
-                continue
-            # In whole, though some may be done: on a GPU rounding depends on the batch.
-            seeds = [image_seed(args.seed, index) for index in batch]
-            pictures = sampler.sample([plan[index].text for index in batch], seeds)
-            for index, pixels in zip(batch, pictures):
-                check_image(pixels, index, plan[index])
-            rows = [
-                save_image(args, index, plan[index], pictures[index - batch.start], model_hash)
-                for index in missing
-            ]
-            manifest.append(rows)
-            done.update(zip(missing, rows))
-            progress.update(len(missing))
-
-
-def save_image(
-    args: argparse.Namespace, index: int, prompt: "Prompt", pixels: "Tensor", model_hash: str
-) -> dict[str, str]:
-    """Write one PNG with its mark; returns its line of the manifest."""
-    from utils.images import save_png
-    from utils.pictures import finish_image
-    from utils.provenance import png_text
-    from utils.sampling import image_seed
-
-    seed = image_seed(args.seed, index)
-    picture, chroma = finish_image(pixels, args.gray)
-    name = f"images/{index:06d}.png"
-    mark = png_text(
-        prompt_sha256=prompt.sha256,
-        seed=seed,
-        model_hash=model_hash,
-        prompt=prompt.text if args.embed_prompt else None,
+    mine = share(plan.todo, process=process.process_index, num_processes=process.num_processes)
+    size, num_workers = batching(sampler, args.batch_size, process.num_processes)
+    groups = in_groups(mine, size)
+    wanted = (
+        [(job.prompts[i].text, image_seed(args.seed, i, plan.attempt)) for i in group]
+        for group in groups
     )
-    save_png(picture, args.output_dir / name, text=mark)
-    return {
-        "index": str(index),
-        "file_name": name,
-        "text": prompt.text,
-        "label": prompt.label,
-        "source": "synthetic",
-        "modality": prompt.modality or args.modality,
-        "prompt": prompt.text,
-        "seed": str(seed),
-        "model": args.model,
-        "model_hash": model_hash,
-        "sampler": args.sampler,
-        "steps": str(args.num_inference_steps),
-        "guidance": f"{args.guidance_scale:g}",
-        "score": "",
-        "accepted": "true",
-        "attempt": "0",
-        "prompt_sha256": prompt.sha256,
-        "chroma": f"{chroma:.3f}",
-        "png_sha256": sha256_file(args.output_dir / name),
-    }
+    part = part_path(args.output_dir, attempt=plan.attempt, process=process.process_index)
+    with ManifestWriter(part) as manifest, ThreadPoolExecutor(WRITERS) as writers:
+        waiting = deque()
+        for group, pixels in zip(groups, sampler.stream(wanted, num_workers=num_workers)):
+            drawn = {"indices": group, "attempt": plan.attempt, "pixels": pixels}
+            waiting.append(writers.submit(finish_group, args, job, tools, **drawn))
+            while waiting and (waiting[0].done() or len(waiting) > MAX_WAITING):
+                manifest.append(waiting.popleft().result())
+                progress.update()
+        for written in waiting:
+            manifest.append(written.result())
 
 
-def summarise(args: argparse.Namespace, rows: Sequence[Mapping[str, str]]) -> dict[str, object]:
-    """The numbers of the set, for the card and for stdout."""
-    from utils.pictures import is_gray
+def finish_group(
+    args: argparse.Namespace,
+    job: "Job",
+    tools: "Tools",
+    *,
+    indices: Sequence[int],
+    attempt: int,
+    pixels: "Tensor",
+) -> list[dict[str, str]]:
+    """Judge and write the pictures of a group; returns their lines of the manifest."""
+    from utils.generated_image import record_image
+    from utils.pictures import check_finite, finish_image
 
-    dropped = [float(row["chroma"]) for row in rows if is_gray(float(row["chroma"]), args.gray)]
-    labels = Counter(row["label"] for row in rows)
-    return {
-        "num_images": len(rows),
-        "num_prompts": len({row["prompt_sha256"] for row in rows}),
-        "per_label": {label or "(none)": labels[label] for label in sorted(labels)},
-        "model": args.model,
-        "model_hash": rows[0]["model_hash"],
-        "num_gray": len(dropped),
-        "chroma_dropped_mean": round(sum(dropped) / len(dropped), 3) if dropped else None,
-        "chroma_dropped_max": max(dropped, default=None),
-    }
+    prompts = [job.prompts[index] for index in indices]
+    for index, prompt, picture in zip(indices, prompts, pixels):
+        check_finite(picture, index, prompt)
+    finished = [finish_image(picture, args.gray) for picture in pixels]
+    gate, _ = tools.gate
+    verdicts = gate.examine(
+        [picture for picture, _ in finished], [prompt.labels for prompt in prompts]
+    )
+    common = {"model_hash": job.identity["model_hash"], "signer": tools.signer}
+    return [
+        record_image(
+            args,
+            picture,
+            index=index,
+            attempt=attempt,
+            prompt=prompt,
+            chroma=chroma,
+            verdict=verdict,
+            **common,
+        )
+        for index, prompt, (picture, chroma), verdict in zip(indices, prompts, finished, verdicts)
+    ]
 
 
-def write_tables(
-    args: argparse.Namespace, done: Mapping[int, Mapping[str, str]]
-) -> dict[str, object]:
-    """Write what makes the folder a data set: manifest in order, metadata.csv, the card."""
-    from utils.dataset import write_dataset
-    from utils.dataset_card import dataset_card
-    from utils.manifest import DATASET_FIELDS, write_manifest
-
-    rows = [done[index] for index in sorted(done)]
-    write_manifest(args.output_dir / "manifest.csv", rows)
-    summary = summarise(args, rows)
-    write_text(args.output_dir / "dataset_card.md", dataset_card(args, summary))
-    # Last: whoever finds a metadata.csv finds a complete data set.
-    write_dataset(args.output_dir, ({name: row[name] for name in DATASET_FIELDS} for row in rows))
-    return summary
-
-
-def run(
-    args: argparse.Namespace, plan: Sequence["Prompt"], model_dir: Path, identity: Mapping
-) -> dict[str, object]:
-    """Open or continue the folder, draw what is missing, write the tables."""
-    from utils import manifest
+def open_set(args: argparse.Namespace, job: "Job") -> None:
+    """Make the folder ready, new or to be continued."""
     from utils.resumable_run import open_run
 
     open_run(
         args.output_dir,
         args,
-        identity=identity,
+        identity=job.identity,
         free_flags=FREE_FLAGS,
         outputs=OUTPUTS,
-        # A run that ended before its first image stands in nobody's way.
-        anew=args.overwrite or not any(args.output_dir.glob(OUTPUTS[0])),
+        # A run that ended before its first attempt stands in nobody's way.
+        anew=args.overwrite or not has_attempts(args.output_dir),
     )
-    manifest_path = args.output_dir / "manifest.csv"
-    done = manifest.whole_images(manifest.read_manifest(manifest_path), args.output_dir)
-    if done:
-        logger.info("%d of %d images are there already", len(done), len(plan))
-    # Anew, so that what follows is appended to whole lines of whole images.
-    manifest.write_manifest(manifest_path, (done[index] for index in sorted(done)))
-    num_before = len(done)
-    start = time.monotonic()
-    if num_before < len(plan):
-        sampler, encoder = load_sampler(args, model_dir)
-        tell_cut_prompts(encoder, plan)
-        start = time.monotonic()
-        draw_images(args, plan, sampler, identity["model_hash"], done)
-    seconds = time.monotonic() - start
-    num_drawn = len(done) - num_before
-    return {
-        "output_dir": args.output_dir,
-        **write_tables(args, done),
-        "num_drawn_now": num_drawn,
-        "images_per_second": round(num_drawn / seconds, 3) if num_drawn else None,
-    }
+
+
+def draw_set(
+    args: argparse.Namespace, job: "Job", tools: "Tools", state: "PartialState"
+) -> dict[str, object]:
+    """Draw one set, round by round, and write its tables; its summary on the main process."""
+    from utils.generation_progress import Progress
+    from utils.resumable_run import only_writer
+
+    is_main = state.is_main_process
+    if is_main:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    with only_writer(args.output_dir) if is_main else nullcontext():
+        if is_main:
+            open_set(args, job)
+        with Progress(args.output_dir, job.prompts, shown=is_main) as progress:
+            plan = next_round(args, job, state, check=True)
+            if len(plan.todo):
+                keep_gates(args, tools, state)
+                sampler = tools.sampler(args.guidance_scale)
+            while len(plan.todo):
+                progress.begin_round(plan)
+                steps = {"sampler": sampler, "plan": plan, "process": state, "progress": progress}
+                draw_round(args, job, tools, **steps)
+                state.wait_for_everyone()
+                progress.update(now=True)
+                plan = next_round(args, job, state, check=False)
+                if is_main:
+                    tell_acceptance(args.output_dir)
+        if is_main:
+            return {**finish_set(args, job), **progress.rates}
+    return {}
+
+
+def has_attempts(folder: Path) -> bool:
+    """Whether an earlier run recorded anything there."""
+    from utils.manifest import Manifest
+
+    pictures = (path for pattern in OUTPUTS[:2] for path in folder.glob(pattern))
+    return any(pictures) or len(Manifest(folder).rows) > 0
+
+
+def keep_gates(args: argparse.Namespace, tools: "Tools", state: "PartialState") -> None:
+    """Load all networks, and write down what the gate hangs on, or check that it is the same.
+
+    Raises:
+        UserError: If the set was begun with other thresholds or another detector of copies.
+    """
+    _, facts = tools.gate
+    tools.encoder  # noqa: B018 - loaded here, not in the middle of the work
+    path = args.output_dir / GATES_NAME
+    if not state.is_main_process:
+        return
+    if not path.exists():
+        write_json(path, facts)
+    elif json.loads(path.read_text(encoding="utf-8")) != to_plain(facts):
+        raise UserError(
+            f"{path}: this set was begun with another gate (the data behind it or the classifier "
+            "has changed): name another folder, or start anew with --overwrite"
+        )
+
+
+def tell_acceptance(folder: Path) -> None:
+    """Say after each round how hard the labels are to get, while the user can still stop."""
+    from utils.acceptance import Acceptance, describe_low
+    from utils.manifest import Manifest
+
+    acceptance = Acceptance.count(Manifest(folder).read())
+    for label, tally in acceptance.per_label.items():
+        logger.info(
+            "%s: %d of %d attempts accepted (%.0f %%), %d of %d images failed",
+            *(label, tally.accepted, tally.attempts, 100 * tally.rate, tally.failed, tally.asked),
+        )
+    for sentence in describe_low(acceptance):
+        logger.warning("%s", sentence)
+
+
+def finish_set(args: argparse.Namespace, job: "Job") -> dict[str, object]:
+    """Write what makes the folder a data set; returns its numbers.
+
+    Raises:
+        UserError: If no image was accepted.
+    """
+    from utils import generated_set, set_summary
+    from utils.acceptance import describe_reasons
+    from utils.manifest import Manifest
+    from utils.shard_writer import SHARD_PATTERN
+
+    folder, manifest = args.output_dir, Manifest(args.output_dir)
+    facts = {"identity": job.identity, "resolution": job.resolution}
+    summary, acceptance = set_summary.summarise(args, manifest, **facts)
+    if summary["num_failed"]:
+        logger.warning(
+            "%d of %d images failed in %d attempts each: plan.csv names them",
+            *(summary["num_failed"], summary["num_asked"], args.max_attempts),
+        )
+    if not any(folder.glob(SHARD_PATTERN)):  # else the pictures are in there
+        generated_set.remove_strays(folder, manifest)
+        set_summary.write_pages(folder, manifest, summary, acceptance)
+    if not summary["num_images"]:
+        raise UserError(
+            f"no image was accepted in {summary['num_attempts']} attempts "
+            f"({describe_reasons(acceptance.overall.reasons)}): see {folder / 'report.html'}"
+        )
+    model_card = job.model_dir / "model_card.md"
+    if model_card.is_file():
+        write_text(folder / model_card.name, model_card.read_text(encoding="utf-8"))
+    generated_set.publish(folder, manifest, kind=args.format, num_images=summary["num_images"])
+    return {"output_dir": folder, **summary}
+
+
+def one_per_guidance(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The flags of each set: one guidance scale, and a folder of its own if there are several.
+
+    Raises:
+        UserError: If --output_dir holds a single set, and several are wanted.
+    """
+    scales, folder = args.guidance_scale, args.output_dir
+    if len(scales) > 1 and (folder / "options.json").exists():
+        raise UserError(
+            f"--output_dir {folder} holds the set of one guidance scale; name another folder"
+        )
+    folders = [folder / f"guidance_{scale:g}" for scale in scales] if len(scales) > 1 else [folder]
+    return [
+        argparse.Namespace(**vars(args) | {"guidance_scale": scale, "output_dir": each})
+        for scale, each in zip(scales, folders)
+    ]
+
+
+def write_comparison(folder: Path, sets: Sequence[argparse.Namespace]) -> None:
+    """The page that sets guidance scales side by side."""
+    from utils.acceptance import Acceptance
+    from utils.generation_samples import same_seed_samples
+    from utils.guidance_page import guidance_page
+    from utils.manifest import Manifest
+
+    scales = {f"{one.guidance_scale:g}": one.output_dir for one in sets}
+    manifests = {scale: Manifest(path) for scale, path in scales.items()}
+    page = guidance_page(
+        {scale: Acceptance.count(manifest.read()) for scale, manifest in manifests.items()},
+        same_seed_samples(
+            {scale: (manifests[scale].read(), path) for scale, path in scales.items()},
+            per_label=SAMPLES_PER_LABEL,
+        ),
+        {scale: path.name for scale, path in scales.items()},
+    )
+    page.write(folder / "report.html")
+
+
+def run(args: argparse.Namespace, state: "PartialState") -> dict[str, object]:
+    """Prepare, and draw each set; the result on the main process."""
+    from utils.generation_job import prepare
+    from utils.generation_tools import Tools
+
+    job = prepare(args, state)
+    tools = Tools(args, job, state)
+    tools.signer  # noqa: B018 - tried before anything is written
+    sets = one_per_guidance(args)
+    results = [draw_set(one, job, tools, state) for one in sets]
+    if len(sets) == 1 or not state.is_main_process:
+        return results[0]
+    if args.format == "folder":
+        write_comparison(args.output_dir, sets)
+    return {"sets": {one.output_dir.name: result for one, result in zip(sets, results)}}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, plan, draw, write."""
+    """Parse, prepare, draw, write."""
     args = parse_args(argv)
-    if args.offline:
-        cli.go_offline()
-    plan = make_plan(args)
-    model_dir = find_model(args.model, offline=args.offline)
-    identity = identity_of_run(args, plan, model_dir)
-    from utils.resumable_run import only_writer
-
+    state = start(args)
     try:
-        args.output_dir.mkdir(parents=True, exist_ok=True)
-        with only_writer(args.output_dir):
-            result = run(args, plan, model_dir, identity)
+        result = run(args, state)
     except OSError as error:
         path = error.filename
         is_output = path is None or Path(path).is_relative_to(args.output_dir)
@@ -556,7 +429,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--output_dir {args.output_dir} cannot be written: {error}. What is there is whole: "
             "put it right and start the same command again"
         ) from error
-    print_result(result)
+    if state.is_main_process:
+        print_result(result)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from tqdm import tqdm
 
 from utils.copy_detector import gray_views
 from utils.images import pixel_hash
-from utils.perceptual_hash import MAX_DISTANCE, NUM_BITS, THUMBNAIL_PX, perceptual_hash, thumbnail
+from utils.perceptual_hash import ALIKE, THUMBNAIL_PX, perceptual_hash, thumbnail
 
 _BLOCK = 1024  # rows compared at once: 1024 x 50,000 float32 are 200 MB
-_ALIKE = NUM_BITS - 2 * MAX_DISTANCE  # inner product of two hashes that differ in so many bits
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def perceptual_duplicates(thumbnails: np.ndarray, originals: np.ndarray) -> np.n
     keys = perceptual_hash(originals)
     views = (thumbnails, thumbnails[..., ::-1])
     agreement = [nearest(perceptual_hash(view), keys)[1] for view in views]
-    return np.maximum(*agreement) >= _ALIKE
+    return np.maximum(*agreement) >= ALIKE
 
 
 def perceptual_repeats(thumbnails: np.ndarray) -> np.ndarray:
@@ -124,6 +123,6 @@ def perceptual_repeats(thumbnails: np.ndarray) -> np.ndarray:
         rows = np.arange(start, min(start + _BLOCK, len(keys)))
         earlier = np.arange(rows[-1] + 1) < rows[:, None]
         for view in (keys, mirrored):
-            close = view[rows] @ keys[: rows[-1] + 1].T >= _ALIKE
+            close = view[rows] @ keys[: rows[-1] + 1].T >= ALIKE
             repeated[rows] |= (close & earlier).any(axis=1)
     return repeated

@@ -40,13 +40,13 @@ class Auditor:
         self._options = DetectorOptions(seed=seed)
         train_images, held_out_images = self._read(train), self._read(held_out)
         self.detector = _detector(train_images.gray, self._options, folder=folder, device=device)
-        self._train = self._embedded(train_images)
-        self._held_out = self._embedded(held_out_images)
+        self.train = self._embedded(train_images)
+        self.held_out = self._embedded(held_out_images)
 
     def audit(self, synthetic: ImageSet) -> Audit:
         """Compare every synthetic image with all training images."""
         images = self._embedded(self._read(synthetic))
-        return audit(train=self._train, held_out=self._held_out, synthetic=images)
+        return audit(train=self.train, held_out=self.held_out, synthetic=images)
 
     def _read(self, images: ImageSet) -> AuditImages:
         records = images.dataset

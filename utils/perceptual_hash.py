@@ -5,6 +5,7 @@ Shapes: N images, S x S thumbnails.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -14,10 +15,13 @@ from PIL import Image
 THUMBNAIL_PX = 32
 HASH_SIDE = 16  # of the low frequencies kept
 NUM_BITS = HASH_SIDE**2 - 1  # all but the mean
+_NUM_BYTES = -(-NUM_BITS // 8)
 # A tenth of the bits. Of 136 held-out real OCT B-scans of 512 px those closest to any of 594
 # training scans were 12 bits away (a scan that the set holds under two patients), then 38, 56, 64;
 # JPEG of quality 30 moved 60 scans by 18 bits at most, a blur of 2 px in 256 by 14.
 MAX_DISTANCE = 25
+ALIKE = NUM_BITS - 2 * MAX_DISTANCE  # inner product of two hashes that differ in so many bits
+_BLOCK = 1024  # rows compared at once: 1024 x 50,000 float32 are 200 MB
 MAX_SHIFT_PX = 2  # of a thumbnail: 6 % of the side
 
 
@@ -44,6 +48,45 @@ def perceptual_hash(thumbnails: np.ndarray) -> np.ndarray:
     low = waves[:, :HASH_SIDE, :HASH_SIDE].reshape(len(waves), -1)[:, 1:]  # (N, 255)
     middle = np.median(low, axis=1, keepdims=True) if len(low) else 0.0
     return np.where(low > middle, 1, -1).astype(np.float32)
+
+
+def hashes_to_hex(hashes: np.ndarray) -> list[str]:
+    """Hashes (N, 255) of `perceptual_hash` as 64 hexadecimal digits each, for tables."""
+    return [row.tobytes().hex() for row in np.packbits(hashes > 0, axis=1)]
+
+
+def hashes_from_hex(digits: np.ndarray) -> np.ndarray:
+    """The inverse of `hashes_to_hex`: (N,) of 64 ASCII digits, type ``S64``, to (N, 255)."""
+    packed = np.frombuffer(bytes.fromhex(b"".join(digits.tolist()).decode()), np.uint8)
+    bits = np.unpackbits(packed.reshape(-1, _NUM_BYTES), axis=1, count=NUM_BITS)
+    return bits.astype(np.float32) * 2 - 1
+
+
+def first_of_alike(
+    hashes: np.ndarray, mirrored: np.ndarray, kept: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Which images resemble none that was kept before, mirrored or not, in their order.
+
+    Args:
+        hashes: (N, 255) from `perceptual_hash`.
+        mirrored: (N, 255), those of the mirror images.
+        kept: Hashes of images that are kept already, arrays of (M, 255).
+
+    Returns:
+        (N,) bool: kept. An image that is not kept does not count for those after it.
+    """
+    first = np.zeros(len(hashes), bool)
+    for start in range(0, len(hashes), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        views = (hashes[block], mirrored[block])
+        earlier = [*kept, hashes[:start][first[:start]]]
+        near_earlier = np.zeros(len(views[0]), bool)
+        for view, others in product(views, earlier):
+            near_earlier |= (view @ others.T >= ALIKE).any(axis=1)
+        near = np.maximum(views[0] @ views[0].T, views[1] @ views[0].T) >= ALIKE
+        for place in np.flatnonzero(~near_earlier):
+            first[start + place] = not (near[place, :place] & first[start : start + place]).any()
+    return first
 
 
 def is_mirrored(thumbnails: np.ndarray, originals: np.ndarray) -> np.ndarray:

@@ -32,18 +32,15 @@ def finish_image(pixels: Tensor, gray_mode: str) -> tuple[Image, float]:
     return picture, chroma
 
 
-def check_image(pixels: Tensor, index: int, prompt: Prompt) -> None:
+def check_finite(pixels: Tensor, index: int, prompt: Prompt) -> None:
     """Stop at a picture that is none.
 
     Raises:
-        UserError: If it holds NaN or infinities, or is of one flat colour.
+        UserError: If it holds NaN or infinities.
     """
-    which = f"image {index} ({prompt.where}, prompt sha256 {prompt.sha256[:16]})"
     if not bool(pixels.isfinite().all()):
         raise UserError(
-            f"{which}: the model gave NaN or infinities; nothing was written for it. With "
-            "--mixed_precision fp16 try bf16 or no; else the weights are broken"
+            f"image {index} ({prompt.where}, prompt sha256 {prompt.sha256[:16]}): the model gave "
+            "NaN or infinities; nothing was written for it. With --mixed_precision fp16 try bf16 "
+            "or no; else the weights are broken"
         )
-    levels = (pixels.clamp(-1, 1) * 127.5).round()
-    if levels.amin() == levels.amax():
-        raise UserError(f"{which}: one flat colour; nothing was written for it. Try other settings")
