@@ -473,6 +473,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     state = start(args)
     from utils import run_folder
+    from utils.process_group import leave
 
     sets = load_sets(args, state)
     tools = load_tools(args, state, sets)
@@ -481,6 +482,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_folder.write_options(args.output_dir, args, resolved=options)
     real = measure(args, sets.real, tools, state)
     synthetic = {name: measure(args, each, tools, state) for name, each in sets.synthetic.items()}
+    leave(state)
     if not state.is_main_process:
         return 0
 

@@ -33,17 +33,16 @@ The result is printed as JSON.
 
 import argparse
 import errno
-import json
 from collections import deque
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils import cli, generation_flags
 from utils.cli import UserError
-from utils.run_folder import get_logger, print_result, to_plain, write_json, write_text
+from utils.run_folder import get_logger, print_result, write_bytes, write_options
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -51,11 +50,9 @@ if TYPE_CHECKING:
 
     from utils.generation_job import Job
     from utils.generation_progress import Progress
-    from utils.generation_tools import Tools
-    from utils.image_sampler import ImageSampler
+    from utils.generation_tools import DrawingKit, Tools
     from utils.work_plan import WorkPlan
 
-GATES_NAME = "gates.json"
 SAMPLES_PER_LABEL = 2  # on the page of several guidance scales
 LONGEST_WAIT = timedelta(hours=12)  # of a process for the slowest one, at the end of a round
 MAX_WAITING = 4  # groups drawn but not yet written
@@ -63,8 +60,9 @@ WRITERS = 4  # threads that write PNGs
 
 # Flags that may differ between a run and its continuation: they change no image.
 FREE_FLAGS = ("output_dir", "batch_size", "device", "offline", "overwrite")
+PICTURES = ("images/[0-9]*.png", "[0-9]*.tar")
 OUTPUTS = (
-    *("images/[0-9]*.png", "[0-9]*.tar", "rejected/[0-9]*.png", ".index/*"),
+    *(*PICTURES, "rejected/[0-9]*.png", ".index/*"),
     *("manifest.csv", "manifest_parts/*.csv", "plan.csv", "metadata.csv", "gates.json"),
     *("dataset_card.md", "model_card.md", "report.html"),
 )
@@ -113,7 +111,7 @@ def start(args: argparse.Namespace) -> "PartialState":
     if on_cpu:
         torch.set_num_threads(1)  # the last bit of a sum depends on it; groups run side by side
     if not state.is_main_process:
-        for name in ("generate", "prompts", "dataset", "cache", "thresholds"):
+        for name in ("generate", "prompts", "dataset", "cache", "gate"):
             get_logger(name).setLevel("ERROR")
     return state
 
@@ -129,9 +127,8 @@ def next_round(
         state: Of the processes.
         check: Whether to look for the recorded pictures on the disk.
     """
-    from accelerate.utils import broadcast_object_list
-
     from utils.generated_set import record_round
+    from utils.process_group import from_main
 
     plan = None
     if state.is_main_process:
@@ -143,32 +140,16 @@ def next_round(
             keep_rejected=args.keep_rejected,
             check=check,
         )
-    return broadcast_object_list([plan])[0]
-
-
-def batching(
-    sampler: "ImageSampler", batch_size: int | None, num_processes: int
-) -> tuple[int, int]:
-    """Images of a group, and how many groups a process draws at once."""
-    from utils.image_sampler import auto_batch_size
-    from utils.workers import cores_per_process
-
-    cores = cores_per_process(num_processes)
-    batch_size = batch_size or auto_batch_size(sampler, num_workers=cores)
-    if sampler.group_size is None:
-        return batch_size, 1
-    # On a CPU the group is fixed, and a core takes one: a smaller batch uses fewer cores.
-    return sampler.group_size, min(cores, -(-batch_size // sampler.group_size))
+    return from_main(plan)
 
 
 def draw_round(
     args: argparse.Namespace,
     job: "Job",
-    tools: "Tools",
+    kit: "DrawingKit",
     *,
-    sampler: "ImageSampler",
     plan: "WorkPlan",
-    process: "PartialState",
+    state: "PartialState",
     progress: "Progress",
 ) -> None:
     """The sampling loop: this process's share of a round, drawn, judged, written, recorded."""
@@ -178,19 +159,23 @@ def draw_round(
     from utils.sampling import image_seed
     from utils.work_plan import in_groups, share
 
-    mine = share(plan.todo, process=process.process_index, num_processes=process.num_processes)
-    size, num_workers = batching(sampler, args.batch_size, process.num_processes)
-    groups = in_groups(mine, size)
+    mine = share(plan.todo, process=state.process_index, num_processes=state.num_processes)
+    groups = in_groups(mine, kit.group_size)
     wanted = (
         [(job.prompts[i].text, image_seed(args.seed, i, plan.attempt)) for i in group]
         for group in groups
     )
-    part = part_path(args.output_dir, attempt=plan.attempt, process=process.process_index)
-    with ManifestWriter(part) as manifest, ThreadPoolExecutor(WRITERS) as writers:
+    part = part_path(args.output_dir, attempt=plan.attempt, process=state.process_index)
+    stream = kit.sampler.stream(wanted, num_workers=kit.num_workers)
+    with (
+        ManifestWriter(part) as manifest,
+        ThreadPoolExecutor(WRITERS) as writers,
+        closing(stream),
+    ):
         waiting = deque()
-        for group, pixels in zip(groups, sampler.stream(wanted, num_workers=num_workers)):
+        for group, pixels in zip(groups, stream):
             drawn = {"indices": group, "attempt": plan.attempt, "pixels": pixels}
-            waiting.append(writers.submit(finish_group, args, job, tools, **drawn))
+            waiting.append(writers.submit(finish_group, args, job, kit, **drawn))
             while waiting and (waiting[0].done() or len(waiting) > MAX_WAITING):
                 manifest.append(waiting.popleft().result())
                 progress.update()
@@ -201,7 +186,7 @@ def draw_round(
 def finish_group(
     args: argparse.Namespace,
     job: "Job",
-    tools: "Tools",
+    kit: "DrawingKit",
     *,
     indices: Sequence[int],
     attempt: int,
@@ -215,11 +200,10 @@ def finish_group(
     for index, prompt, picture in zip(indices, prompts, pixels):
         check_finite(picture, index, prompt)
     finished = [finish_image(picture, args.gray) for picture in pixels]
-    gate, _ = tools.gate
-    verdicts = gate.examine(
+    verdicts = kit.gate.examine(
         [picture for picture, _ in finished], [prompt.labels for prompt in prompts]
     )
-    common = {"model_hash": job.identity["model_hash"], "signer": tools.signer}
+    common = {"model_hash": job.identity["model_hash"], "signer": kit.signer}
     return [
         record_image(
             args,
@@ -235,19 +219,42 @@ def finish_group(
     ]
 
 
-def open_set(args: argparse.Namespace, job: "Job") -> None:
-    """Make the folder ready, new or to be continued."""
-    from utils.resumable_run import open_run
+def open_set(args: argparse.Namespace, job: "Job", state: "PartialState") -> None:
+    """Make the folder ready, new or to be continued; every process must see the same one.
 
-    open_run(
-        args.output_dir,
-        args,
-        identity=job.identity,
-        free_flags=FREE_FLAGS,
-        outputs=OUTPUTS,
+    Raises:
+        UserError: If it holds another run, or this machine sees another folder.
+    """
+    from utils.process_group import from_main
+    from utils.resumable_run import open_run
+    from utils.run_folder import sha256_file
+
+    options = args.output_dir / "options.json"
+    if state.is_main_process:
         # A run that ended before its first attempt stands in nobody's way.
-        anew=args.overwrite or not has_attempts(args.output_dir),
-    )
+        is_new = options.exists() and not has_attempts(args.output_dir)
+        open_run(
+            args.output_dir,
+            args,
+            identity=job.identity,
+            free_flags=FREE_FLAGS,
+            outputs=OUTPUTS,
+            anew=args.overwrite or is_new,
+        )
+    wanted = from_main(sha256_file(options) if state.is_main_process else None)
+    if not options.is_file() or sha256_file(options) != wanted:
+        raise UserError(
+            f"--output_dir {args.output_dir}: process {state.process_index} does not find there "
+            "what process 0 wrote; all machines need the same folder, on a disk that they share"
+        )
+
+
+def has_attempts(folder: Path) -> bool:
+    """Whether an earlier run recorded anything there."""
+    from utils.manifest import Manifest
+
+    pictures = (path for pattern in PICTURES for path in folder.glob(pattern))
+    return any(pictures) or len(Manifest(folder).rows) > 0
 
 
 def draw_set(
@@ -255,59 +262,30 @@ def draw_set(
 ) -> dict[str, object]:
     """Draw one set, round by round, and write its tables; its summary on the main process."""
     from utils.generation_progress import Progress
+    from utils.process_group import wait_for_all
     from utils.resumable_run import only_writer
 
     is_main = state.is_main_process
     if is_main:
         args.output_dir.mkdir(parents=True, exist_ok=True)
-    with only_writer(args.output_dir) if is_main else nullcontext():
-        if is_main:
-            open_set(args, job)
-        with Progress(args.output_dir, job.prompts, shown=is_main) as progress:
-            plan = next_round(args, job, state, check=True)
-            if len(plan.todo):
-                keep_gates(args, tools, state)
-                sampler = tools.sampler(args.guidance_scale)
-            while len(plan.todo):
-                progress.begin_round(plan)
-                steps = {"sampler": sampler, "plan": plan, "process": state, "progress": progress}
-                draw_round(args, job, tools, **steps)
-                state.wait_for_everyone()
-                progress.update(now=True)
-                plan = next_round(args, job, state, check=False)
-                if is_main:
-                    tell_acceptance(args.output_dir)
-        if is_main:
-            return {**finish_set(args, job), **progress.rates}
-    return {}
-
-
-def has_attempts(folder: Path) -> bool:
-    """Whether an earlier run recorded anything there."""
-    from utils.manifest import Manifest
-
-    pictures = (path for pattern in OUTPUTS[:2] for path in folder.glob(pattern))
-    return any(pictures) or len(Manifest(folder).rows) > 0
-
-
-def keep_gates(args: argparse.Namespace, tools: "Tools", state: "PartialState") -> None:
-    """Load all networks, and write down what the gate hangs on, or check that it is the same.
-
-    Raises:
-        UserError: If the set was begun with other thresholds or another detector of copies.
-    """
-    _, facts = tools.gate
-    tools.encoder  # noqa: B018 - loaded here, not in the middle of the work
-    path = args.output_dir / GATES_NAME
-    if not state.is_main_process:
-        return
-    if not path.exists():
-        write_json(path, facts)
-    elif json.loads(path.read_text(encoding="utf-8")) != to_plain(facts):
-        raise UserError(
-            f"{path}: this set was begun with another gate (the data behind it or the classifier "
-            "has changed): name another folder, or start anew with --overwrite"
-        )
+    with (
+        only_writer(args.output_dir) if is_main else nullcontext(),
+        Progress(args.output_dir, job.prompts, shown=is_main) as progress,
+    ):
+        open_set(args, job, state)
+        plan = next_round(args, job, state, check=True)
+        if len(plan.todo):
+            kit = tools.kit_for(args)
+        while len(plan.todo):
+            progress.begin_round(plan)
+            draw_round(args, job, kit, plan=plan, state=state, progress=progress)
+            progress.watch_others(len(plan.todo))
+            wait_for_all(state)
+            plan = next_round(args, job, state, check=False)
+            if is_main:
+                tell_acceptance(args.output_dir)
+        rates = progress.rates
+        return {**finish_set(args, job), **rates} if is_main else {}
 
 
 def tell_acceptance(folder: Path) -> None:
@@ -326,13 +304,8 @@ def tell_acceptance(folder: Path) -> None:
 
 
 def finish_set(args: argparse.Namespace, job: "Job") -> dict[str, object]:
-    """Write what makes the folder a data set; returns its numbers.
-
-    Raises:
-        UserError: If no image was accepted.
-    """
+    """Write what makes the folder a data set, if any image was accepted; returns its numbers."""
     from utils import generated_set, set_summary
-    from utils.acceptance import describe_reasons
     from utils.manifest import Manifest
     from utils.shard_writer import SHARD_PATTERN
 
@@ -347,33 +320,36 @@ def finish_set(args: argparse.Namespace, job: "Job") -> dict[str, object]:
     if not any(folder.glob(SHARD_PATTERN)):  # else the pictures are in there
         generated_set.remove_strays(folder, manifest)
         set_summary.write_pages(folder, manifest, summary, acceptance)
-    if not summary["num_images"]:
-        raise UserError(
-            f"no image was accepted in {summary['num_attempts']} attempts "
-            f"({describe_reasons(acceptance.overall.reasons)}): see {folder / 'report.html'}"
-        )
-    model_card = job.model_dir / "model_card.md"
-    if model_card.is_file():
-        write_text(folder / model_card.name, model_card.read_text(encoding="utf-8"))
-    generated_set.publish(folder, manifest, kind=args.format, num_images=summary["num_images"])
+    if summary["num_images"]:
+        model_card = job.model_dir / "model_card.md"
+        if model_card.is_file():
+            write_bytes(folder / model_card.name, model_card.read_bytes())
+        generated_set.publish(folder, manifest, kind=args.format, num_images=summary["num_images"])
     return {"output_dir": folder, **summary}
 
 
-def one_per_guidance(args: argparse.Namespace) -> list[argparse.Namespace]:
+def one_per_guidance(args: argparse.Namespace, state: "PartialState") -> list[argparse.Namespace]:
     """The flags of each set: one guidance scale, and a folder of its own if there are several.
 
     Raises:
-        UserError: If --output_dir holds a single set, and several are wanted.
+        UserError: If --output_dir holds something else than sets of several scales.
     """
     scales, folder = args.guidance_scale, args.output_dir
-    if len(scales) > 1 and (folder / "options.json").exists():
-        raise UserError(
-            f"--output_dir {folder} holds the set of one guidance scale; name another folder"
-        )
-    folders = [folder / f"guidance_{scale:g}" for scale in scales] if len(scales) > 1 else [folder]
+    names = [f"guidance_{scale:g}" for scale in scales]
+    if len(scales) == 1:
+        return [argparse.Namespace(**vars(args) | {"guidance_scale": scales[0]})]
+    if state.is_main_process:
+        options = folder / "options.json"
+        holds_sets = options.is_file() and '"sets"' in options.read_text(encoding="utf-8")
+        if folder.is_dir() and any(folder.iterdir()) and not holds_sets:
+            raise UserError(
+                f"--output_dir {folder} holds something else than sets of several guidance "
+                "scales; name another folder"
+            )
+        write_options(folder, args, sets=names)
     return [
-        argparse.Namespace(**vars(args) | {"guidance_scale": scale, "output_dir": each})
-        for scale, each in zip(scales, folders)
+        argparse.Namespace(**vars(args) | {"guidance_scale": scale, "output_dir": folder / name})
+        for scale, name in zip(scales, names)
     ]
 
 
@@ -397,20 +373,44 @@ def write_comparison(folder: Path, sets: Sequence[argparse.Namespace]) -> None:
     page.write(folder / "report.html")
 
 
+def refuse_empty(results: Sequence[Mapping]) -> None:
+    """End with an error where nothing came of a set.
+
+    Raises:
+        UserError: With the reasons.
+    """
+    from utils.acceptance import describe_reasons
+
+    for result in results:
+        if not result["num_images"]:
+            reasons = describe_reasons(result["acceptance"]["overall"]["reasons"])
+            raise UserError(
+                f"no image was accepted in {result['num_attempts']} attempts ({reasons}): see "
+                f"{result['output_dir'] / 'report.html'}"
+            )
+
+
 def run(args: argparse.Namespace, state: "PartialState") -> dict[str, object]:
     """Prepare, and draw each set; the result on the main process."""
     from utils.generation_job import prepare
     from utils.generation_tools import Tools
+    from utils.process_group import leave
 
-    job = prepare(args, state)
+    job = prepare(args, state, free_flags=FREE_FLAGS)
     tools = Tools(args, job, state)
-    tools.signer  # noqa: B018 - tried before anything is written
-    sets = one_per_guidance(args)
-    results = [draw_set(one, job, tools, state) for one in sets]
-    if len(sets) == 1 or not state.is_main_process:
+    sets = one_per_guidance(args, state)
+    results = []
+    for one in sets:
+        if len(sets) > 1:
+            logger.info("guidance scale %g, in %s", one.guidance_scale, one.output_dir)
+        results.append(draw_set(one, job, tools, state))
+    if state.is_main_process:
+        if len(sets) > 1:
+            write_comparison(args.output_dir, sets)
+        refuse_empty(results)
+    leave(state)
+    if len(sets) == 1:
         return results[0]
-    if args.format == "folder":
-        write_comparison(args.output_dir, sets)
     return {"sets": {one.output_dir.name: result for one, result in zip(sets, results)}}
 
 
@@ -421,9 +421,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         result = run(args, state)
     except OSError as error:
-        path = error.filename
-        is_output = path is None or Path(path).is_relative_to(args.output_dir)
-        if error.errno not in CANNOT_WRITE or not is_output:
+        path = Path(error.filename or args.output_dir)
+        concerns_output = path.is_relative_to(args.output_dir) or path in args.output_dir.parents
+        if error.errno not in CANNOT_WRITE or not concerns_output:
             raise
         raise UserError(
             f"--output_dir {args.output_dir} cannot be written: {error}. What is there is whole: "

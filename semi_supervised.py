@@ -249,8 +249,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--batch_size 1: batch normalisation needs at least two images")
     if args.ema_decay == 1:
         parser.error("--ema_decay 1 would keep the random start for ever")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        parser.error(f"--output_dir {args.output_dir} is a file")
     weights = args.backbone_weights
     if weights.endswith(WEIGHT_SUFFIXES) and not Path(weights).is_file():
         parser.error(f"--backbone_weights {weights}: no such file")

@@ -68,6 +68,83 @@ def test_path_types_tell_files_from_folders(tmp_path):
             kind(text)
 
 
+def test_text_of_a_flag_stands_on_one_line():
+    assert cli.one_line("  edema;\n drusen\u2028 ") == "edema; drusen"
+    assert cli.one_line(" ") == ""
+    assert cli.one_line("Ödem 👁️ \U0001f468\u200d⚕️") == "Ödem 👁️ \U0001f468\u200d⚕️"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("bad  \x07bell", "control character: U+0007 at character 5"),
+        ("nul\x00", "control character: U+0000 at character 4"),
+        ("half \ud83d", "half of a character: U+D83D at character 6"),
+        ("x" * 100_001, "100001 characters"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--prompt", "--modality"])
+def test_text_that_no_table_can_hold_is_refused_with_its_place(flag, text, said, capsys):
+    parser = cli.make_parser("Doc.")
+    parser.add_argument(flag, type=cli.one_line)
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args([flag, text])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"argument {flag}: " in error
+    assert said in error
+
+
+def test_bytes_on_the_command_line_that_are_not_utf8_end_in_a_clear_message():
+    code = (
+        "from utils import cli\n"
+        "parser = cli.make_parser('Doc.')\n"
+        "parser.add_argument('--prompt', type=cli.one_line)\n"
+        "parser.parse_args()"
+    )
+    command = [sys.executable, "-X", "utf8", "-c", code, "--prompt", b"caf\xe9"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert (
+        "argument --prompt: half of a character: U+DCE9 at character 4: is this UTF-8?"
+        in done.stderr
+    )
+
+
+def test_an_output_folder_may_be_new_deep_and_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "runs").mkdir()
+    assert cli.output_dir("~/runs") == tmp_path / "runs"
+    assert cli.output_dir("~/runs/a/b") == tmp_path / "runs" / "a" / "b"
+    monkeypatch.chdir(tmp_path)
+    assert cli.output_dir("new/folder") == Path("new/folder")
+    (tmp_path / "link").symlink_to("runs")
+    assert cli.output_dir("link/a") == Path("link/a")
+
+
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        ("file", "file' is not a folder"),
+        ("file/a/b", "file' is not a folder"),
+        ("broken/a", "broken' is not a folder"),
+        ("~nobody-of-this-name/a", "'~nobody-of-this-name/a'"),
+    ],
+)
+def test_no_output_folder_where_a_file_stands(tmp_path, monkeypatch, capsys, place, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "broken").symlink_to("nowhere")
+    parser = cli.make_parser("Doc.")
+    cli.add_runtime_flags(parser, "output_dir")
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args(["--output_dir", place])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert "argument --output_dir: " in error
+    assert named in error
+
+
 def test_a_mistyped_path_is_no_hub_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()

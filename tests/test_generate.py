@@ -121,7 +121,15 @@ def test_flags_are_checked_without_loading_anything_heavy():
         (["--prompt", "a", "--guidance_rescale", "1.5"], "--guidance_rescale"),
         (["--prompt", "a", "--guidance_interval", "0.5"], "--guidance_interval"),
         (["--prompt", "a", "--guidance_interval", "0.5", "0.5"], "--guidance_interval"),
-        (["--prompt", "a", "--guidance_scale", "2", "2"], "--guidance_scale"),
+        (["--prompt", "a", "--guidance_scale", "2", "2.0000001"], "--guidance_scale"),
+        (["--prompt", "a", "--guidance_scale", "2", "3", "--format", "webdataset"], "--format"),
+        (["--prompt", "a", "--c2pa_tsa_url", "http://a"], "--c2pa_tsa_url"),
+        (["--prompts_from", "./nowhere"], "--prompts_from"),
+        (["--prompts_from", "/tmp", "--output_dir", "/tmp/new"], "--output_dir"),
+        (["--prompt", "a", "--modality", "a\x07"], "--modality"),
+        (["--prompt", "a", "--negative_prompt", "a\udcff"], "--negative_prompt"),
+        (["--prompt", "a\udcff"], "--prompt"),
+        (["--prompt", "a", "--output_dir", f"{__file__}/set"], "--output_dir"),
         (["--prompt", "a", "--accept_prob", "0.5"], "--accept_prob"),
         (["--prompt", "a", "--accept_prob", "0", "--classifier", "."], "--accept_prob"),
         (["--prompt", "a", "--accept_prob", "no.json", "--classifier", "."], "--accept_prob"),
@@ -477,6 +485,12 @@ def _add_strict_safety_checker(folder):
     )
     plain.save_pretrained(folder)
     return StableDiffusionPipeline.from_pretrained(folder)
+
+
+def test_the_models_card_goes_with_its_images_whatever_its_bytes(own_pipeline, tmp_path):
+    (own_pipeline / "model_card.md").write_bytes(b"\xff\xfe no UTF-8")
+    generate.main(flags(own_pipeline, tmp_path / "set", "--prompt", "scar"))
+    assert (tmp_path / "set/model_card.md").read_bytes() == b"\xff\xfe no UTF-8"
 
 
 def test_a_safety_checker_in_the_pipeline_is_not_loaded_and_blackens_nothing(

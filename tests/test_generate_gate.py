@@ -177,6 +177,41 @@ def test_two_machines_with_one_folder_change_no_byte(gated, request_, tiny_pipel
     assert contents(tmp_path / "set") == contents(gated)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", "9"], "process 1 has another seed than process 0"),
+        (["--output_dir", "{tmp_path}/elsewhere"], "on a disk that they share"),
+    ],
+)
+def test_machines_that_disagree_are_stopped_before_anything_is_drawn(
+    tiny_pipeline, tmp_path, change, message
+):
+    args = flags(tiny_pipeline, tmp_path / "set", "--prompt", "scar", "--num_images", 9)
+    where = {"num_machines": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
+    changes = [each.format(tmp_path=tmp_path) for each in change]
+    commands = [
+        launch(2, args, machine_rank=0, **where),
+        launch(2, [*args, *changes], machine_rank=1, **where),
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    started = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {"PATH": path, "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 1]
+    assert message in errors[1]
+    assert "another process of this run has ended" in errors[0]
+    assert not list(tmp_path.rglob("*.png"))
+
+
 def test_killed_five_times_and_resumed_changes_no_byte(gated, request_, tiny_pipeline, tmp_path):
     folder = tmp_path / "set"
     args = flags(tiny_pipeline, folder, *request_[1], "--batch_size", 4)
@@ -254,7 +289,7 @@ def test_thresholds_that_changed_are_refused(gated, request_, tiny_pipeline, tmp
     before = path.read_text()
     path.write_text(json.dumps(thresholds | {"drusen": 0.9}))
     try:
-        with pytest.raises(UserError, match=r"gates\.json: this set was begun with another gate"):
+        with pytest.raises(UserError, match="gate_inputs"):
             generate.main(flags(tiny_pipeline, folder, *more))
     finally:
         path.write_text(before)
@@ -338,15 +373,38 @@ def test_several_guidance_scales_write_comparable_sets(tiny_pipeline, tmp_path, 
     assert "guidance_7.5/report.html" in (tmp_path / "grid/report.html").read_text()
     generate.main(flags(tiny_pipeline, tmp_path / "alone", *more, "--guidance_scale", 2))
     assert contents(tmp_path / "grid/guidance_2") == contents(tmp_path / "alone")
-    with pytest.raises(UserError, match="holds the set of one guidance scale"):
+    with pytest.raises(UserError, match="something else than sets of several guidance scales"):
         generate.main(flags(tiny_pipeline, tmp_path / "alone", *more, "--guidance_scale", 2, 3))
+    before = contents(tmp_path / "grid")
+    generate.main(flags(tiny_pipeline, tmp_path / "grid", *more, "--guidance_scale", 1, 2, 7.5))
+    assert contents(tmp_path / "grid") == before
 
 
 def test_a_single_set_does_not_overwrite_several(tiny_pipeline, tmp_path):
     more = ["--prompt", "scar"]
     generate.main(flags(tiny_pipeline, tmp_path / "grid", *more, "--guidance_scale", 2, 3))
-    with pytest.raises(UserError, match="name another folder"):
+    with pytest.raises(UserError, match="name another --output_dir"):
         generate.main(flags(tiny_pipeline, tmp_path / "grid", *more, "--guidance_scale", 2))
+
+
+def test_a_scale_without_an_accepted_image_does_not_keep_the_others_from_being_drawn(
+    tiny_pipeline, tmp_path
+):
+    more = ["--prompt", "scar", "--max_attempts", 1]
+    generate.main(flags(tiny_pipeline, tmp_path / "open", *more, "--guidance_scale", 1, 30))
+    contrasts = {
+        scale: float(table(tmp_path / f"open/guidance_{scale}/manifest.csv")[0]["contrast"])
+        for scale in (1, 30)
+    }
+    dull, clear = sorted(contrasts, key=contrasts.get)
+    between = sum(contrasts.values()) / 2
+    gate = ["--guidance_scale", dull, clear, "--min_contrast", between]
+    message = rf"no image was accepted in 1 attempts .*guidance_{dull}"
+    with pytest.raises(UserError, match=message):
+        generate.main(flags(tiny_pipeline, tmp_path / "set", *more, *gate))
+    assert len(table(tmp_path / f"set/guidance_{clear}/metadata.csv")) == 1
+    assert not (tmp_path / f"set/guidance_{dull}/metadata.csv").exists()
+    assert (tmp_path / "set/report.html").exists()
 
 
 def test_ctrl_c_ends_with_130_and_the_set_is_continued(gated, request_, tiny_pipeline, tmp_path):

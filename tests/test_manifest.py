@@ -78,6 +78,14 @@ def test_a_tail_tells_each_whole_line_once(tmp_path):
         assert [line["index"] for line in tail.new_rows()] == ["5"]
 
 
+def test_a_part_that_another_process_is_just_making_is_not_read(tmp_path):
+    write_part(tmp_path, [row(0)])
+    beside = part_path(tmp_path, attempt=0, process=0)
+    beside.with_name(".tmp-0123456789ab.csv").write_text("half")
+    assert [line["index"] for line in PartsTail(tmp_path).new_rows()] == ["0"]
+    assert Manifest(tmp_path).rows["index"].tolist() == [0]
+
+
 def test_a_whole_prompt_of_10000_characters_passes_through(tmp_path):
     text = '👁️, "/..\\ ' * 1000
     write_part(tmp_path, [row(0, text=text)])

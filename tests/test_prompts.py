@@ -141,7 +141,7 @@ def test_an_unusable_file_is_refused_in_clear_words(tmp_path, name, content, wor
 
 
 def test_bytes_that_are_no_text_on_the_command_line_are_refused():
-    with pytest.raises(PromptError, match="--prompt 2: control character"):
+    with pytest.raises(PromptError, match=r"--prompt 2: half of a character: U\+DCE9"):
         prompts_from_flags(["fine", "caf\udce9"], None)
 
 
@@ -252,13 +252,71 @@ def test_a_balanced_plan_gives_each_label_the_same(images_per_prompt):
     assert set(per_text.values()) == {images_per_prompt or 1}
 
 
+def _balanced(prompts, num_images, images_per_prompt=None, seed=0):
+    return plan_images(
+        prompts,
+        num_images=num_images,
+        images_per_prompt=images_per_prompt,
+        class_balanced=True,
+        shuffle_seed=seed,
+    )
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1])
+@pytest.mark.parametrize("images_per_prompt", [None, 1, 2, 3, 4, 50])
+@pytest.mark.parametrize("num_images", [3, 4, 10, 11, 30, 100])
+def test_labels_are_balanced_whatever_the_number_per_prompt(num_images, images_per_prompt, seed):
+    prompts = _make("c", *"aaaaaaa", *"bb")
+    plan = _balanced(prompts, num_images, images_per_prompt, seed)
+    assert len(plan) == num_images
+    per_label = Counter(prompt.label for prompt in plan).values()
+    assert max(per_label) - min(per_label) <= 1
+    per_use = images_per_prompt or 1
+    for label in "abc":
+        counts = Counter(prompt.text for prompt in plan if prompt.label == label)
+        assert sum(count % per_use > 0 for count in counts.values()) <= 1
+
+
+def test_a_balanced_label_uses_as_few_prompts_as_fill_its_share():
+    plan = _balanced(_make(*"aaabbb"), 8, 3, None)
+    assert Counter(_texts(plan)) == {"text 0": 3, "text 1": 1, "text 3": 3, "text 4": 1}
+
+
+def test_labels_in_another_order_are_one_class_for_balance():
+    prompts = _make("x;y", "y;x", "z", "z")
+    plan = _balanced(prompts, 8)
+    assert Counter(_texts(plan)) == {"text 0": 2, "text 1": 2, "text 2": 2, "text 3": 2}
+    assert Counter(prompt.label for prompt in plan)["y;x"] == 2
+    odd = [prompt.label == "z" for prompt in _balanced(_make("x;y", "y;x", "z"), 6)]
+    assert sum(odd) == 3
+
+
+@pytest.mark.parametrize("num_images", range(1, 12))
+def test_labels_in_another_order_are_one_class_for_their_frequency(num_images):
+    prompts = _make("x;y", "xx", "xx", "xx", "y;x", "z", "z", "z")
+    for seed in range(10):
+        plan = plan_images(
+            prompts, num_images=num_images, images_per_prompt=None, shuffle_seed=seed
+        )
+        planned = sum(prompt.labels in (("x", "y"), ("y", "x")) for prompt in plan)
+        assert abs(planned - num_images * 2 / 8) < 1
+
+
+def test_a_text_under_two_labels_or_twice_in_a_file_is_two_prompts(tmp_path):
+    content = "text,label\nscan,a\nscan,b\nscan,b\nscan,b\n"
+    prompts = read_prompts_file(_file(tmp_path, "p.csv", content))
+    plan = _balanced(prompts, 6)
+    assert [prompt.where[-1] for prompt in plan] == list("222345")
+    assert plan_images(prompts, num_images=None, images_per_prompt=1) == prompts
+
+
 def test_balance_without_labels_is_an_error():
     with pytest.raises(UserError, match=r"1 have none, first: t\.csv:1"):
         plan_images(_make("a", "", "b"), num_images=6, images_per_prompt=None, class_balanced=True)
 
 
 def test_balance_over_more_labels_than_images_is_an_error():
-    with pytest.raises(UserError, match="3 labels"):
+    with pytest.raises(UserError, match=r"3 labels need .* --num_images is 2"):
         plan_images(_make("a", "b", "c"), num_images=2, images_per_prompt=None, class_balanced=True)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from utils.line_text import fold_spaces, text_problem
+
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 
 _OFFLINE_VARIABLES = (
@@ -83,6 +85,14 @@ def resolution(text: str) -> int:
     )
 
 
+def one_line(text: str) -> str:
+    """Flag type: text for a prompt or a table's cell, its white space folded; may be empty."""
+    text = fold_spaces(text)
+    if (problem := text_problem(text)) is not None:
+        raise argparse.ArgumentTypeError(": ".join(problem))
+    return text
+
+
 def existing_path(text: str) -> Path:
     """Flag type: a file or folder that exists."""
     path = Path(text).expanduser()
@@ -104,6 +114,18 @@ def existing_file(text: str) -> Path:
     path = existing_path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"not a file: {text!r}")
+    return path
+
+
+def output_dir(text: str) -> Path:
+    """Flag type: a folder, or a place where one can be made; ``~`` is the home folder."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+    for place in (path, *path.parents):
+        if os.path.lexists(place) and not place.is_dir():
+            raise argparse.ArgumentTypeError(f"{str(place)!r} is not a folder")
     return path
 
 
@@ -134,7 +156,7 @@ def available_cores() -> int:
 def _runtime_flags() -> dict[str, dict]:
     return {
         "output_dir": {
-            "type": Path,
+            "type": output_dir,
             "metavar": "DIR",
             "help": "folder for all that is written; made if missing",
         },

@@ -13,6 +13,7 @@ from utils.shard_writer import pack_shards, packed_names
 from utils.work_plan import STATES, WorkPlan, settle
 
 PLAN_NAME = "plan.csv"
+GATES_NAME = "gates.json"
 IMAGES_PER_SHARD = 1000
 PLAN_FIELDS = ("index", "status", "attempts", "label", "prompt_sha256")
 

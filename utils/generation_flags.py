@@ -33,7 +33,11 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("prompts (exactly one source)")
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="a prompt; repeat for several"
+        "--prompt",
+        type=cli.one_line,
+        action="append",
+        metavar="TEXT",
+        help="a prompt; repeat for several",
     )
     source.add_argument(
         "--prompts_file",
@@ -44,6 +48,7 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--prompts_from",
+        type=cli.data_source,
         metavar="DATASET",
         help="the captions and labels of a data set (folder, CSV, shards or hub name)",
     )
@@ -56,11 +61,14 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--label",
+        type=cli.one_line,
         action="append",
         metavar="NAME",
         help="label of a --prompt, in the same order; several diagnoses joined by ;",
     )
-    group.add_argument("--modality", default="", help="modality of prompts without, e.g. OCT")
+    group.add_argument(
+        "--modality", type=cli.one_line, default="", help="modality of prompts without, e.g. OCT"
+    )
     group.add_argument(
         "--prompts_split",
         choices=gate_flags.SPLITS,
@@ -82,7 +90,7 @@ def add_number_flags(parser: argparse.ArgumentParser) -> None:
         type=cli.positive_int,
         metavar="N",
         help="images in all, spread evenly over the prompts; where they cannot all be used, drawn "
-        "from a data set by --seed, else the first (default: what the prompts give)",
+        "from a data set or template by --seed, else the first (default: what the prompts give)",
     )
     group.add_argument(
         "--num_images_per_prompt",
@@ -152,7 +160,11 @@ def add_guidance_flags(parser: argparse.ArgumentParser) -> None:
         "zero-terminal-SNR models (default: %(default)s)",
     )
     group.add_argument(
-        "--negative_prompt", default="", metavar="TEXT", help="what guidance leads away from"
+        "--negative_prompt",
+        type=cli.one_line,
+        default="",
+        metavar="TEXT",
+        help="what guidance leads away from",
     )
 
 
@@ -187,6 +199,12 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--c2pa_key", type=cli.existing_file, metavar="FILE", help="its private key in PEM"
+    )
+    group.add_argument(
+        "--c2pa_tsa_url",
+        metavar="URL",
+        help="time stamp authority that is asked over the network for every signature, so that "
+        "it outlives the certificate (default: none, nothing leaves the machine)",
     )
 
 
@@ -232,12 +250,22 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(problem)
     if args.model.startswith((".", "/", "~")) and not Path(args.model).expanduser().is_dir():
         parser.error(f"--model: no such folder: {args.model}")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        parser.error(f"--output_dir: not a folder: {args.output_dir}")
     if bool(args.c2pa_cert) != bool(args.c2pa_key):
         parser.error("--c2pa_cert and --c2pa_key go together")
+    if args.c2pa_tsa_url and (args.offline or not args.c2pa_cert):
+        parser.error("--c2pa_tsa_url goes with --c2pa_cert, and not with --offline")
+    for name in ("prompts_from", "train_dir", "real_dir"):
+        source = Path(getattr(args, name) or "").expanduser()
+        if getattr(args, name) and source.is_dir() and _within(args.output_dir, source):
+            parser.error(
+                f"--output_dir {args.output_dir} lies in --{name}: name a folder elsewhere"
+            )
     if args.prompts_from and not args.prompts_split:
         args.prompts_split = "train"
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _prompt_problems(args: argparse.Namespace) -> Sequence[str]:
@@ -265,6 +293,8 @@ def _sampling_problems(args: argparse.Namespace) -> Sequence[str]:
         found.append("--negative_prompt and --guidance_rescale do nothing at --guidance_scale 1")
     if not args.guidance_interval[0] < args.guidance_interval[1]:
         found.append("--guidance_interval: the first number must be below the second")
-    if len(set(args.guidance_scale)) < len(args.guidance_scale):
+    if len({f"{scale:g}" for scale in args.guidance_scale}) < len(args.guidance_scale):
         found.append("--guidance_scale: a value is given twice")
+    if len(args.guidance_scale) > 1 and args.format == "webdataset":
+        found.append("--format webdataset takes one --guidance_scale: compare folders first")
     return found

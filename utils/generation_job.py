@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from utils import cli
 from utils import prompts as prompt_sources
 from utils.classifier import read_config as read_classifier_config
 from utils.cli import UserError
+from utils.gate_inputs import check_inputs
 from utils.gate_thresholds import check_labels
-from utils.network_folder import WEIGHTS_NAME
 from utils.pipeline_folder import find_pipeline, read_config, settle_resolution
 from utils.precision import has_fast_bf16
+from utils.process_group import from_main, main_first
 from utils.prompt_grammar import read_template_file
 from utils.prompt_plan import plan_images
 from utils.prompts import Prompt
 from utils.provenance import hash_pipeline
-from utils.run_folder import get_logger, sha256_file
+from utils.run_folder import get_logger, to_plain
 from utils.sampling import make_scheduler
 
 logger = get_logger("generate")
@@ -37,6 +37,7 @@ class Job:
 
     Attributes:
         prompts: One for each image asked for.
+        labels: All that the prompts have, sorted.
         model_dir: The pipeline's folder.
         resolution: Side of the images in pixels.
         device: Where this process computes.
@@ -45,6 +46,7 @@ class Job:
     """
 
     prompts: Sequence[Prompt]
+    labels: Sequence[str]
     model_dir: Path
     resolution: int
     device: str
@@ -52,14 +54,22 @@ class Job:
     identity: Mapping[str, object]
 
 
-def prepare(args: argparse.Namespace, state: PartialState) -> Job:
-    """Read and check all that is small: prompts, labels, the model's name."""
-    with state.main_process_first():
+def prepare(args: argparse.Namespace, state: PartialState, *, free_flags: Collection[str]) -> Job:
+    """Read and check all that is small: prompts, labels, thresholds, tables, the model's name.
+
+    Args:
+        args: The parsed flags.
+        state: Of the processes.
+        free_flags: Flags that may differ from process to process.
+    """
+    with main_first(state):
         prompts = make_plan(args)
+    labels = sorted({name for prompt in prompts for name in prompt.labels})
     if args.classifier:
         config = read_classifier_config(args.classifier)
         check_labels(prompts, config.labels, multi_label=config.multi_label)
-    with state.local_main_process_first():
+    with main_first(state):
+        gate_inputs = check_inputs(args, labels)
         model_dir = find_pipeline(args.model, offline=args.offline)
     resolution = settle_resolution(model_dir, args.resolution)
     scheduler = read_config(model_dir, "scheduler", "scheduler_config.json")
@@ -69,8 +79,18 @@ def prepare(args: argparse.Namespace, state: PartialState) -> Job:
     precision = args.mixed_precision or ("bf16" if has_fast_bf16(kind) else "no")
     if kind == "cpu" and precision == "fp16":
         raise UserError("--mixed_precision fp16 is for GPUs; on a CPU use bf16 or no")
-    identity = identity_of_run(args, prompts, model_dir, device_type=kind, precision=precision)
-    return Job(prompts, model_dir, resolution, device, precision, agree(identity, state))
+    content = [(prompt.text, prompt.label, prompt.modality) for prompt in prompts]
+    identity = {
+        "num_images": len(prompts),
+        "plan_sha256": sha256(json.dumps(content).encode()).hexdigest(),
+        "model_hash": hash_pipeline(model_dir),
+        "gate_inputs": gate_inputs,
+        "device_type": kind,
+        "precision": precision,
+    }
+    flags = {name: value for name, value in vars(args).items() if name not in free_flags}
+    agree(identity | to_plain(flags), state)
+    return Job(prompts, labels, model_dir, resolution, device, precision, identity)
 
 
 def make_plan(args: argparse.Namespace) -> list[Prompt]:
@@ -97,37 +117,16 @@ def make_plan(args: argparse.Namespace) -> list[Prompt]:
     return plan
 
 
-def identity_of_run(
-    args: argparse.Namespace,
-    prompts: Sequence[Prompt],
-    model_dir: Path,
-    *,
-    device_type: str,
-    precision: str,
-) -> dict[str, object]:
-    """What decides over the images beside the flags; a continued run must agree in all of it."""
-    content = [(prompt.text, prompt.label, prompt.modality) for prompt in prompts]
-    return {
-        "num_images": len(prompts),
-        "plan_sha256": sha256(json.dumps(content).encode()).hexdigest(),
-        "model_hash": hash_pipeline(model_dir),
-        "classifier_sha256": args.classifier and sha256_file(args.classifier / WEIGHTS_NAME),
-        "device_type": device_type,
-        "precision": precision,
-    }
-
-
-def agree(identity: dict[str, object], state: PartialState) -> dict[str, object]:
-    """The main process's identity; another machine's files must be the same.
+def agree(facts: dict[str, object], state: PartialState) -> None:
+    """Compare what decides over the images with the main process's.
 
     Raises:
-        UserError: If this process sees other prompts, another model or classifier.
+        UserError: If this process has other flags, prompts, model or gate.
     """
-    [first] = broadcast_object_list([identity])
-    other = [name for name, value in identity.items() if first[name] != value]
+    first = from_main(facts)
+    other = [name for name, value in facts.items() if first[name] != value]
     if other:
         raise UserError(
-            f"process {state.process_index} sees another {', '.join(other)} than process 0: all "
-            "machines need the same files"
+            f"process {state.process_index} has another {', '.join(other)} than process 0: all "
+            "machines need the same flags and files"
         )
-    return identity

@@ -31,7 +31,7 @@ class Progress:
         """
         self._folder, self._prompts, self._shown = folder, prompts, shown
         self._bar: tqdm | None = None
-        self._drawn = self._accepted = 0
+        self._drawn = self._accepted = self._drawn_before = 0
         self._start = self._read = self._written = 0.0
 
     def __enter__(self) -> Progress:
@@ -46,6 +46,7 @@ class Progress:
         if not self._shown:
             return
         self._plan, self._tail = plan, PartsTail(self._folder)
+        self._drawn_before = self._drawn
         settled = plan.count(DONE) + plan.count(FAILED_IMAGE)
         if self._bar is None:
             self._start = self._written = time.monotonic()
@@ -74,6 +75,14 @@ class Progress:
         if self._read - self._written > _WRITE_EVERY_S:
             write_plan(self._folder, self._prompts, self._plan)
             self._written = self._read
+
+    def watch_others(self, num_todo: int) -> None:
+        """Show how far the others are until all of a round's ``num_todo`` attempts are recorded."""
+        while self._shown:
+            self.update(now=True)
+            if self._drawn - self._drawn_before >= num_todo:
+                return
+            time.sleep(_READ_EVERY_S)
 
     @property
     def rates(self) -> dict[str, object]:

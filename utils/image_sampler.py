@@ -203,6 +203,21 @@ class ImageSampler:
         return decode_latents(self._vae, latents)
 
 
+def batching(sampler: ImageSampler, batch_size: int | None, *, num_workers: int) -> tuple[int, int]:
+    """Images of a group, and how many groups to draw at once.
+
+    Args:
+        sampler: With the model loaded.
+        batch_size: Images at once; None for `auto_batch_size`.
+        num_workers: Cores that may draw, on a CPU.
+    """
+    batch_size = batch_size or auto_batch_size(sampler, num_workers=num_workers)
+    if sampler.group_size is None:
+        return batch_size, 1
+    # On a CPU the group is fixed, and a core takes one: a smaller batch uses fewer cores.
+    return sampler.group_size, min(num_workers, -(-batch_size // sampler.group_size))
+
+
 def auto_batch_size(sampler: ImageSampler, *, num_workers: int) -> int:
     """How many images to draw at once: what keeps the cores or the GPU busy.
 
@@ -217,6 +232,9 @@ def auto_batch_size(sampler: ImageSampler, *, num_workers: int) -> int:
     if sampler.group_size is not None:
         return num_workers * sampler.group_size
     free, _ = torch.cuda.mem_get_info(sampler.device)
+    # What torch keeps for itself is free too, such as an earlier set's.
+    free += torch.cuda.memory_reserved(sampler.device)
+    free -= torch.cuda.memory_allocated(sampler.device)
     return batch_for_memory(free, bytes_per_image=sampler.bytes_per_image)
 
 

@@ -23,6 +23,7 @@ from utils.run_folder import write_csv
 
 NAME = "manifest.csv"
 PARTS_DIR = "manifest_parts"
+_PARTS = f"{PARTS_DIR}/[0-9]*.csv"  # not the temporary names of files that are being made
 ACCEPTED, REJECTED, FAILED = "accepted", "rejected", "failed"  # status of an attempt
 DUPLICATE = "duplicate"  # the one reason that depends on other images, see `utils.work_plan`
 
@@ -117,7 +118,7 @@ class Manifest:
             UserError: If a file is not a manifest.
         """
         self._folder = folder
-        parts = sorted((folder / PARTS_DIR).glob("*.csv"))
+        parts = sorted(folder.glob(_PARTS))
         self._paths = [path for path in (folder / NAME, *parts) if path.exists()]
         rows = np.fromiter(self._scan(keep), dtype=ROW)
         order = np.lexsort((rows["file"], rows["attempt"], rows["index"]))
@@ -203,12 +204,12 @@ class PartsTail:
     """What all processes have recorded since it was last asked, read from the parts' ends."""
 
     def __init__(self, folder: Path) -> None:
-        self._parts = folder / PARTS_DIR
+        self._folder = folder
         self._positions: dict[Path, int] = {}
 
     def new_rows(self) -> Iterator[Row]:
         """Lines that were not there at the last call."""
-        for path in sorted(self._parts.glob("*.csv")):
+        for path in sorted(self._folder.glob(_PARTS)):
             with path.open("rb") as file:
                 file.seek(self._positions.get(path, 0))
                 whole, end, _ = file.read().rpartition(b"\n")

@@ -30,7 +30,8 @@ from string import Formatter
 from utils.cli import UserError
 from utils.dataset_records import Problem
 from utils.json_file import read_json
-from utils.prompts import Prompt, PromptError, collect, fold_spaces, text_problem
+from utils.line_text import fold_spaces, text_problem
+from utils.prompts import Prompt, PromptError, collect
 
 MAX_PROMPTS = 100_000  # more are a slip: a data set has tens of thousands of images
 

@@ -26,7 +26,8 @@ def plan_images(
         images_per_prompt: So many images of each prompt that is used (the last one may get
             fewer). None: one, or as even as ``num_images`` can be spread.
         class_balanced: Give each label (each combination, for several) the same number of
-            images; needs ``num_images``. Prompts of rare labels are used again and again.
+            images, within one; needs ``num_images``. Prompts of rare labels are used again and
+            again; with ``images_per_prompt``, the last prompt of a label may get fewer.
         shuffle_seed: Seed that picks prompts where not all are used equally: each as probable as
             any other, and labels as frequent as among all prompts, within one. None: the first.
 
@@ -39,19 +40,18 @@ def plan_images(
         return _plan_of_own_numbers(prompts)
     if num_images is None:
         return [prompt for prompt in prompts for _ in range(images_per_prompt or 1)]
-    per_use = images_per_prompt or 1
-    num_uses = -(-num_images // per_use)
     if class_balanced:
-        uses = _balanced_uses(prompts, num_uses, shuffle_seed)
+        counts = _balanced_counts(prompts, num_images, images_per_prompt or 1, shuffle_seed)
     else:
+        num_uses = -(-num_images // (images_per_prompt or 1))
         if images_per_prompt is not None and num_uses > len(prompts):
             raise UserError(
                 f"--num_images {num_images} needs {num_uses} prompts with "
                 f"--num_images_per_prompt {images_per_prompt}, there are {len(prompts)}"
             )
-        uses = _spread(num_uses, [prompt.label for prompt in prompts], shuffle_seed)
-    plan = [prompt for prompt, times in zip(prompts, uses) for _ in range(times * per_use)]
-    return plan[:num_images]
+        classes = [_class_of(prompt) for prompt in prompts]
+        counts = _spread_uses(num_images, images_per_prompt or 1, classes, shuffle_seed)
+    return [prompt for prompt, count in zip(prompts, counts) for _ in range(count)]
 
 
 def _refuse_other_numbers(
@@ -75,6 +75,11 @@ def _plan_of_own_numbers(prompts: Sequence[Prompt]) -> list[Prompt]:
     if not plan:
         raise UserError("the column num_images of --prompts_file is 0 in every row: no images")
     return plan
+
+
+def _class_of(prompt: Prompt) -> str:
+    """The set of a prompt's labels: ``y;x`` is ``x;y``."""
+    return ";".join(sorted(prompt.labels))
 
 
 def _spread(total: int, labels: Sequence[str], seed: int | None) -> list[int]:
@@ -103,7 +108,18 @@ def _spread(total: int, labels: Sequence[str], seed: int | None) -> list[int]:
     return counts
 
 
-def _balanced_uses(prompts: Sequence[Prompt], total: int, seed: int | None) -> list[int]:
+def _spread_uses(total: int, per_use: int, labels: Sequence[str], seed: int | None) -> list[int]:
+    """Split ``total`` images over places, ``per_use`` or a multiple of it each, the last fewer."""
+    num_uses = -(-total // per_use)
+    counts = [times * per_use for times in _spread(num_uses, labels, seed)]
+    last = max(place for place, count in enumerate(counts) if count)
+    counts[last] -= num_uses * per_use - total
+    return counts
+
+
+def _balanced_counts(
+    prompts: Sequence[Prompt], total: int, per_use: int, seed: int | None
+) -> list[int]:
     unlabeled = [prompt.where for prompt in prompts if not prompt.label]
     if unlabeled:
         raise UserError(
@@ -112,15 +128,16 @@ def _balanced_uses(prompts: Sequence[Prompt], total: int, seed: int | None) -> l
         )
     members: dict[str, list[int]] = {}
     for place, prompt in enumerate(prompts):
-        members.setdefault(prompt.label, []).append(place)
+        members.setdefault(_class_of(prompt), []).append(place)
     if total < len(members):
         raise UserError(
-            f"--class_balanced: {len(members)} labels need at least as many prompts, "
-            f"the number of images asked for gives {total}"
+            f"--class_balanced: {len(members)} labels need at least as many images, "
+            f"--num_images is {total}"
         )
-    uses = [0] * len(prompts)
+    counts = [0] * len(prompts)
     for label, share in zip(sorted(members), _spread(total, sorted(members), None)):
         places = members[label]
-        for place, times in zip(places, _spread(share, [label] * len(places), seed)):
-            uses[place] = times
-    return uses
+        spread = _spread_uses(share, per_use, [label] * len(places), seed)
+        for place, count in zip(places, spread):
+            counts[place] = count
+    return counts

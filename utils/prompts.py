@@ -7,7 +7,6 @@ is one line in every table.
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -17,10 +16,10 @@ from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.dataset_records import MAX_LISTED_PROBLEMS, Problem, split_labels
 from utils.dataset_tables import decode_utf8
+from utils.line_text import fold_spaces, text_problem
 from utils.run_folder import get_logger
 
 PROMPT_COLUMNS = ("text", "prompt", "caption")  # in a CSV, any case; the first found is taken
-MAX_PROMPT_CHARS = 100_000  # the csv module reads no longer fields than 131,072
 _COUNT = re.compile(r"[0-9]{1,9}")
 
 _logger = get_logger("prompts")
@@ -67,21 +66,6 @@ class PromptError(UserError):
         super().__init__("\n".join(lines))
 
 
-def fold_spaces(text: str) -> str:
-    """Text on one line: runs of white space become one blank, none at the ends."""
-    return " ".join(text.split())
-
-
-def text_problem(text: str) -> tuple[str, str] | None:
-    """What forbids a (folded) text as a prompt: (kind, particulars), or None."""
-    if len(text) > MAX_PROMPT_CHARS:
-        return "prompt too long", f"{len(text)} characters, the limit is {MAX_PROMPT_CHARS}"
-    for position, character in enumerate(text, start=1):
-        if unicodedata.category(character) in ("Cc", "Cs"):  # controls, halves of a character
-            return "control character", f"U+{ord(character):04X} at character {position}"
-    return None
-
-
 def collect(raw: Iterable[Prompt], source: object, problems: list[Problem]) -> list[Prompt]:
     """Prompts on one line each, with tidy labels; raises with all that is wrong.
 
@@ -119,7 +103,7 @@ def prompts_from_flags(texts: Sequence[str], labels: Sequence[str] | None) -> li
         labels: None, or one for each prompt.
 
     Raises:
-        PromptError: If a prompt is empty or holds control characters.
+        PromptError: If a prompt is empty or holds what `utils.line_text.text_problem` forbids.
     """
     rows = (
         Prompt(text, label, "", f"--prompt {number}")
@@ -217,7 +201,7 @@ def prompts_from_dataset(source: Path | str, *, split: str, offline: bool = Fals
 
     Raises:
         DatasetError: If the table is unsound, has no captions, or nothing in the split.
-        PromptError: If a caption holds control characters.
+        PromptError: If a caption holds what `utils.line_text.text_problem` forbids.
     """
     dataset = load_dataset(
         source, split=split, require_text=True, check_pixels=False, offline=offline

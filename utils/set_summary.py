@@ -9,13 +9,12 @@ from pathlib import Path
 
 from utils.acceptance import Acceptance
 from utils.dataset_card import dataset_card
+from utils.generated_set import GATES_NAME
 from utils.generation_page import generation_page
 from utils.generation_samples import choose_samples
 from utils.manifest import ACCEPTED, Manifest, Row
 from utils.pictures import is_gray
 from utils.run_folder import write_text
-
-GATES_NAME = "gates.json"
 
 
 class _Accepted:
