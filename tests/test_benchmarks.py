@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import evaluate_throughput, generate_throughput, train_throughput
+from benchmarks import drawing_table, evaluate_throughput, generate_throughput, train_throughput
 from benchmarks.arithmetic import unet_flops
 from benchmarks.blocks import paired_ratio
 from utils.cli import UserError
@@ -142,7 +142,7 @@ def test_the_benchmark_of_drawing_times_and_judges_every_side(
     printed = capsys.readouterr()
     result = json.loads(printed.out)
     sides, distances = result["sides"], result["frechet_distance"]
-    assert list(sides) == list(generate_throughput.SIDES)
+    assert list(sides) == list(drawing_table.SIDES)
     assert set(distances) == {*sides, "simulated_scans"}
     assert (result["resolution"], result["batch_size"]) == (64, 8)
     assert {entry["n_synthetic"] for entry in distances.values()} == {32}

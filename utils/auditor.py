@@ -23,10 +23,24 @@ from utils.run_folder import get_logger
 
 
 class Auditor:
-    """A copy detector trained on the training images, and what it says of real ones."""
+    """A copy detector trained on the training images, and what it says of real ones.
+
+    Attributes:
+        detector: The network.
+        detector_dir: Where it is kept.
+        train: The training images and their embeddings (N, D).
+        held_out: The same of real images.
+    """
 
     def __init__(
-        self, train: ImageSet, held_out: ImageSet, *, folder: Path, device: str, seed: int
+        self,
+        train: ImageSet,
+        held_out: ImageSet,
+        *,
+        folder: Path,
+        device: str,
+        seed: int,
+        quiet: bool = False,
     ):
         """Train it, or load what an earlier run trained on the same images in the same way.
 
@@ -36,10 +50,12 @@ class Auditor:
             folder: Of the feature cache, where the detector is kept.
             device: Where to train.
             seed: Same seed, same verdict on a CPU.
+            quiet: Whether to draw no progress bars but that of a training.
         """
-        self._options = DetectorOptions(seed=seed)
+        self._options, self._quiet = DetectorOptions(seed=seed), quiet
         train_images, held_out_images = self._read(train), self._read(held_out)
-        self.detector = _detector(train_images.gray, self._options, folder=folder, device=device)
+        self.detector_dir = folder / _detector_name(train_images.gray, device, seed=seed)
+        self.detector = self._trained(train_images.gray, device)
         self.train = self._embedded(train_images)
         self.held_out = self._embedded(held_out_images)
 
@@ -56,25 +72,33 @@ class Auditor:
             resolution=self._options.resolution,
             patients=[record.patient_id for record in records],
             description=f"read {images.name} images",
+            quiet=self._quiet,
         )
 
     def _embedded(self, images: AuditImages):
-        with tqdm(total=len(images), desc="embed images", unit="image") as bar:
+        options = {"desc": "embed images", "unit": "image", "disable": self._quiet}
+        with tqdm(total=len(images), **options) as bar:
             return images, self.detector.embed(images.gray, progress=bar)
 
+    def _trained(self, gray: np.ndarray, device: str) -> CopyDetector:
+        """The detector: from its folder, or trained and put there."""
+        if (self.detector_dir / CONFIG_NAME).is_file():
+            try:
+                return CopyDetector.load(self.detector_dir, device=device)
+            except UserError as error:
+                get_logger("cache").warning("%s; it is trained anew", error)
+        detector = train_copy_detector(gray, self._options, device=device)
+        detector.save(self.detector_dir)
+        return detector
 
-def _detector(
-    gray: np.ndarray, options: DetectorOptions, *, folder: Path, device: str
-) -> CopyDetector:
-    """The detector of these images and options: from the folder, or trained and put there."""
+
+def training_facts(device: str, *, seed: int) -> list[object]:
+    """What a detector hangs on beside the images."""
     kind = torch.device(device).type  # another device, another last bit
-    facts = json.dumps([FORMAT, kind, has_fast_bf16(kind), hash_images(gray), asdict(options)])
-    kept = folder / f"copy_detector-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    if (kept / CONFIG_NAME).is_file():
-        try:
-            return CopyDetector.load(kept, device=device)
-        except UserError as error:
-            get_logger("cache").warning("%s; it is trained anew", error)
-    detector = train_copy_detector(gray, options, device=device)
-    detector.save(kept)
-    return detector
+    return [FORMAT, kind, has_fast_bf16(kind), asdict(DetectorOptions(seed=seed))]
+
+
+def _detector_name(gray: np.ndarray, device: str, *, seed: int) -> str:
+    *facts, options = training_facts(device, seed=seed)
+    facts = json.dumps([*facts, hash_images(gray), options])
+    return f"copy_detector-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"

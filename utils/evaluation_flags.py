@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from utils import cli, extractor_names
+from utils.run_folder import FEATURE_CACHE
 
 METRICS = (
     "fid",
@@ -25,7 +26,6 @@ RESIZE_MODES = ("center_crop", "pad", "stretch")  # of training's modes those th
 COLUMNS = ("image", "caption", "label", "patient")
 NO_CLASSES = ("clip", "dinov2", "vit")
 TRAIN_ENCODER = "train"
-CACHE_NAME = "feature_cache"
 
 
 def extractor_name(text: str) -> str:
@@ -183,7 +183,7 @@ def add_network_flags(group: argparse._ArgumentGroup) -> None:
         type=Path,
         metavar="DIR",
         help="folder of features, kept by the images' content, on a disk that all processes "
-        f"share; may be deleted at any time (default: {CACHE_NAME} beside output_dir)",
+        f"share; may be deleted at any time (default: {FEATURE_CACHE} beside output_dir)",
     )
 
 
@@ -213,7 +213,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--fail_above needs --train_dir DIR and, where --metrics is given, copies")
     _check_extractor(parser, args)
     if args.feature_cache_dir is None:
-        args.feature_cache_dir = args.output_dir.absolute().parent / CACHE_NAME
+        args.feature_cache_dir = args.output_dir.absolute().parent / FEATURE_CACHE
     _check_folders(parser, args)
 
 

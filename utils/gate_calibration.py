@@ -68,12 +68,7 @@ def calibrate(
     Raises:
         UserError: If a label has no image, or no threshold reaches the precision.
     """
-    absent = [label for label, column in zip(labels, targets.T) if not column.any()]
-    if absent:
-        raise UserError(
-            f"no image of {', '.join(absent)} to calibrate --accept_precision on: give real "
-            "images of every label that is asked for, or thresholds with --accept_prob"
-        )
+    require_labels(labels, [name for name, column in zip(labels, targets.T) if column.any()])
     found, best = {}, {}
     for label, scores, truth in zip(labels, probabilities.T, targets.T):
         pair = torch.from_numpy(scores.copy()), torch.from_numpy(truth.astype(np.int64))
@@ -90,6 +85,20 @@ def calibrate(
         )
     _tell_too_few(found, precision)
     return found
+
+
+def require_labels(labels: Sequence[str], present: Sequence[str]) -> None:
+    """Refuse to calibrate labels without an image.
+
+    Raises:
+        UserError: With all of them.
+    """
+    absent = [label for label in labels if label not in present]
+    if absent:
+        raise UserError(
+            f"no image of {', '.join(absent)} to calibrate --accept_precision on: give real "
+            "images of every label that is asked for, or thresholds with --accept_prob"
+        )
 
 
 def _at(threshold: float, scores: np.ndarray, truth: np.ndarray) -> Calibrated:

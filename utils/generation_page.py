@@ -1,4 +1,4 @@
-"""The page of a generated data set, and the one that sets guidance scales side by side."""
+"""The page of a generated data set."""
 
 from __future__ import annotations
 

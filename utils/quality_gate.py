@@ -19,7 +19,12 @@ from utils.perceptual_hash import hashes_to_hex, perceptual_hash, thumbnail
 
 # Standard deviation in grey levels of what shows nothing: a flat picture but for its last bit.
 BLANK_CONTRAST = 1.0
-REASONS = ("blank", "contrast", "class", "copy")  # with `utils.manifest.DUPLICATE` all there are
+OWN_REASONS = (
+    "blank",
+    "contrast",
+    "class",
+    "copy",
+)  # with `utils.manifest.DUPLICATE` all there are
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Verdict:
     """What the gate says of one image.
 
     Attributes:
-        reasons: Of `REASONS`, those for which it is rejected; none: it passed.
+        reasons: Of `OWN_REASONS`, those for which it is rejected; none: it passed.
         contrast: Standard deviation of its grey levels.
         score: Probability of its own label in [0, 1], the least of several; None without
             classifier.
@@ -89,7 +94,9 @@ class QualityGate:
             [contrasts < BLANK_CONTRAST, contrasts < self._min_contrast, wrong, copied], axis=1
         )  # (N, reasons)
         found = zip(contrasts, scores, similarities, *self._hashes(pictures))
-        return [Verdict(tuple(compress(REASONS, own)), *facts) for own, facts in zip(faults, found)]
+        return [
+            Verdict(tuple(compress(OWN_REASONS, own)), *facts) for own, facts in zip(faults, found)
+        ]
 
     def _recognise(
         self, pictures: Sequence[Image.Image], labels: Sequence[Sequence[str]]

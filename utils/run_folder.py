@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 TEMPORARY_PREFIX = ".tmp-"
+FEATURE_CACHE = "feature_cache"  # folder beside a run's, for what scripts find out about images
 
 _RECORDED_PACKAGES = (
     "accelerate",
