@@ -59,7 +59,7 @@ stage() {
 draw() {
   stage "$1" python generate_synthetic_dataset.py --model "$2" --offline \
     --prompts_from "$CLINIC" --class_balanced --num_images "$NUM_IMAGES" \
-    --guidance_scale 3 --num_inference_steps 25 --batch_size 24 --seed "$SEED" \
+    --guidance_scale 3 --guidance_interval 0.2 0.8 --num_inference_steps 25 --seed "$SEED" \
     --output_dir "$OUTPUT_DIR/$1"
 }
 

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # when started by its path, Python looks in benchmarks/ only
 
+from benchmarks.drawing_table import OURS, markdown, table  # noqa: E402
 from benchmarks.pipelines import device_name, model_flag, pipeline_folder  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.run_folder import get_logger, print_result, versions  # noqa: E402
@@ -43,14 +44,6 @@ if TYPE_CHECKING:
 
 SEED = 0  # of the images
 MIN_COMPARED = 32  # images of a side, for a distance that says anything
-OURS = "ours"
-SIDES = {
-    OURS: "ours",
-    "ours_float32": "ours, float32",
-    "plain": "plain pipeline, same settings",
-    "plain_float32": "plain pipeline, same settings, float32",
-    "default_loop": "plain pipeline, a prompt at a time, defaults",
-}
 
 logger = get_logger("throughput")
 
@@ -93,6 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="torch.compile of the project's U-Net (default: %(default)s)",
     )
     add(
+        "--guidance_interval",
+        type=cli.probability,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FIRST", "LAST"),
+        help="shares of the steps between which the project's side guides; the plain pipeline "
+        "cannot (default: 0 1, all)",
+    )
+    add(
         "--num_real",
         type=cli.positive_int,
         default=1000,
@@ -124,7 +126,9 @@ def load_sides(
     from benchmarks import drawing_sides as sides
     from utils.sampling import Settings
 
-    settings = Settings(num_steps=args.num_inference_steps)
+    settings = Settings(
+        num_steps=args.num_inference_steps, guidance_interval=tuple(args.guidance_interval)
+    )
     options = {"device": device, "settings": settings}
     own = {"compile_mode": args.compile, **options}
     sampler = sides.new_sampler(model, precision=args.precision, **own)
@@ -210,46 +214,6 @@ def judge(args: argparse.Namespace, names: Sequence[str], work_dir: Path) -> dic
     return found | {"simulated_scans": distance.of_scans(args.pairs * args.num_images)}
 
 
-# Tell
-
-
-def table(result: dict) -> str:
-    """The figures in columns."""
-    lines = [f"{'':46s} images/s  ours is faster, times  CPU s an image  Frechet distance"]
-    for name, row in result["sides"].items():
-        ratio, distance = row["ours_is_faster"], result["frechet_distance"].get(name)
-        span = f"{ratio['median']:.2f} ({ratio['least']:.2f}-{ratio['most']:.2f})"
-        judged = "-"
-        if distance:
-            low, high = distance["ci95"]
-            judged = f"{distance['value']:.1f} ({low:.1f}-{high:.1f})"
-        lines.append(
-            f"{SIDES[name]:46s} {row['images_per_s']:8.2f}  {span:>21s}  "
-            f"{row['cpu_seconds_per_image']:14.2f}  {judged:>20s}"
-        )
-    floor = result["frechet_distance"].get("simulated_scans")
-    if floor:
-        lines.append(f"other simulated scans, as many: Frechet distance {floor['value']:.1f}")
-    return "\n".join(lines)
-
-
-def markdown(result: dict) -> str:
-    """One row per other side for docs/benchmarks.md; the day is to be filled in."""
-    what = f"{result['model']}, {result['resolution']} px, {result['steps']} steps"
-    what += f", batch {result['batch_size']}, {result['precision']}"
-    own = result["sides"][OURS]["images_per_s"]
-    rows = []
-    for name, row in result["sides"].items():
-        ratio = row["ours_is_faster"]
-        if name != OURS:
-            rows.append(
-                f"| `ImageSampler` against {SIDES[name]}: {what} | {ratio['median']:.2f} times "
-                f"({ratio['least']:.2f}-{ratio['most']:.2f}): {own:.2f} against "
-                f"{row['images_per_s']:.2f} images/s | {result['device']}, DAY |"
-            )
-    return "\n".join(rows)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, load, measure, judge, tell."""
     args = parse_args(argv)
@@ -280,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "steps": args.num_inference_steps,
             "batch_size": batch_size,
             "compile": args.compile,
+            "guidance_interval": args.guidance_interval,
             "num_images": args.num_images,
             "pairs": args.pairs,
             "versions": versions(),
