@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # when started by its path, Python looks in benchmarks/ only
 
+from benchmarks.pipelines import device_name, model_flag, pipeline_folder  # noqa: E402
 from utils import cli  # noqa: E402
 from utils.run_folder import get_logger, print_result, versions  # noqa: E402
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from benchmarks.blocks import Block
     from benchmarks.reference_loop import ReferenceOptions
 
-DEMO_DIR = ROOT / "demo" / "base"
 BATCH_SIZES = {"sd14": [8, 16, 32, 64]}  # others: 16
 CLINIC_PX = 512
 LEARNING_RATE = 1e-5  # small: what is measured must not learn the few images by heart
@@ -53,22 +53,13 @@ logger = get_logger("throughput")
 # Parse
 
 
-def _model(text: str) -> str:
-    if text in ("demo", "sd14"):
-        return text
-    path = cli.existing_dir(text)
-    if not (path / "model_index.json").is_file():
-        raise argparse.ArgumentTypeError(f"{text!r} has no model_index.json: no pipeline")
-    return str(path)
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Flags of this script."""
     parser = cli.make_parser(__doc__)
     add = parser.add_argument
     add(
         "--model",
-        type=_model,
+        type=model_flag,
         default="demo",
         help="demo (demo/base), sd14 (random weights), or a pipeline folder (default: demo)",
     )
@@ -139,13 +130,7 @@ def make_inputs(
     from demo.simulate import write_scans
     from utils.run_folder import write_csv
 
-    model = DEMO_DIR if args.model == "demo" else Path(args.model)
-    if args.model == "sd14":
-        from benchmarks.sd14 import write_pipeline
-
-        model = work_dir / "sd14"
-        logger.info("drawing random weights of Stable Diffusion 1.4's size, 4.3 GB")
-        write_pipeline(model, tokenizer_dir=DEMO_DIR / "tokenizer", device=device)
+    model = pipeline_folder(args.model, work_dir, device)
     resolution = args.resolution
     if resolution is None:
         resolution = 8 * UNet2DConditionModel.load_config(model / "unet")["sample_size"]
@@ -269,15 +254,6 @@ def check(row: dict) -> None:
 # Tell
 
 
-def device_name(device: "torch.device") -> str:
-    """Name of the card, or the number of cores."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {cli.available_cores()} cores, {torch.get_num_threads()} threads"
-
-
 def table(result: dict) -> str:
     """The figures in columns."""
     lines = [
@@ -323,8 +299,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.reference_loop import ReferenceOptions
 
     device = torch.device(cli.resolve_device("auto"))
-    if args.model == "sd14" and device.type == "cpu":
-        raise cli.UserError("--model sd14 needs a GPU; on this machine take --model demo")
     rate = matmul_rate(device)
     rows = []
     with tempfile.TemporaryDirectory(prefix="throughput-") as folder:

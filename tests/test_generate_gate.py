@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_evaluate import save_classifier as new_classifier
 from test_generate import change_weights, contents, flags, recorded, table
 from test_multiprocess import free_port, run_together
 
 import generate_synthetic_dataset as generate
-from utils.backbones import build_network
-from utils.classifier import Classifier, ClassifierConfig
+from utils.classifier import Classifier
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.quality_gate import QualityGate
@@ -33,18 +33,10 @@ NUM_IMAGES = 18
 
 
 def save_classifier(folder, *, labels=LABELS, multi_label=False):
-    options = {"resolution": 32, "mean": 0.5, "std": 0.05}
-    network = build_network("small", num_labels=len(labels), seed=3, **options)
-    network.head.weight.data *= 4  # spread the probabilities
-    config = ClassifierConfig(
-        backbone="small",
-        labels=labels,
-        multi_label=multi_label,
-        resize_mode="center_crop",
-        data_hash="none",
-        **options,
-    )
-    Classifier(config, network).save(folder)
+    """A random network that is surer of itself than one that was just made."""
+    judge = Classifier.load(new_classifier(folder, labels=labels, multi_label=multi_label))
+    judge.network.head.weight.data *= 16
+    judge.save(folder)
     return folder
 
 
