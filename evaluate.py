@@ -119,18 +119,11 @@ def start(args: argparse.Namespace):
     if args.offline:
         cli.go_offline()
     cli.answer_signals()
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
+    from utils.process_group import join
 
-    from utils.run_folder import get_logger
-
-    device = cli.resolve_device(args.device)
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or device == "cpu"
-    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)  # while the first checks all images
-    if not state.is_main_process:
-        for name in ("evaluate", "dataset", "cache"):
-            get_logger(name).setLevel("ERROR")
-    return state
+    # The others wait while the first checks all images.
+    loggers = ("evaluate", "dataset", "cache")
+    return join(args.device, longest_wait=LONGEST_WAIT, main_loggers=loggers)
 
 
 def load_sets(args: argparse.Namespace, state) -> Sets:
@@ -189,8 +182,9 @@ def load_tools(args: argparse.Namespace, state, sets: Sets) -> Tools:
     from utils.classifier import Classifier
     from utils.diagnosis_network import DiagnosisNetwork
     from utils.features import load_extractor
+    from utils.process_group import own_device
 
-    device = cli.resolve_device(args.device) if state.num_processes == 1 else str(state.device)
+    device = own_device(args.device, state)
     where = {"device": device, "offline": args.offline}
     wanted = set(args.metrics)
     extractor = reconstruction = diagnoses = image_text = None

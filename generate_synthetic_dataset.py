@@ -102,17 +102,13 @@ def start(args: argparse.Namespace) -> "PartialState":
         cli.go_offline()
     cli.answer_signals()
     import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
 
-    device = cli.resolve_device(args.device)
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or torch.device(device).type == "cpu"
-    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
-    if on_cpu:
+    from utils.process_group import join
+
+    loggers = ("generate", "prompts", "dataset", "cache", "gate")
+    state = join(args.device, longest_wait=LONGEST_WAIT, main_loggers=loggers)
+    if state.device.type == "cpu":
         torch.set_num_threads(1)  # the last bit of a sum depends on it; groups run side by side
-    if not state.is_main_process:
-        for name in ("generate", "prompts", "dataset", "cache", "gate"):
-            get_logger(name).setLevel("ERROR")
     return state
 
 

@@ -80,7 +80,7 @@ def new_sampler(
         encoder=PromptEncoder(pipeline.tokenizer, pipeline.text_encoder, dtype=dtype),
         scheduler_config=pipeline.scheduler.config,
         settings=settings,
-        resolution=pipeline.unet.config.sample_size * vae_factor(pipeline.vae),
+        resolution=pipeline.unet.config.sample_size * vae_factor(pipeline.vae.config),
         compile_mode=compile_mode,
     )
 

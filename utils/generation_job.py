@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from utils import cli
 from utils import prompts as prompt_sources
 from utils.classifier import read_config as read_classifier_config
 from utils.cli import UserError
@@ -20,7 +19,7 @@ from utils.gate_inputs import check_inputs
 from utils.gate_thresholds import check_labels
 from utils.pipeline_folder import find_pipeline, read_config, settle_resolution
 from utils.precision import has_fast_bf16
-from utils.process_group import from_main, main_first
+from utils.process_group import from_main, main_first, own_device
 from utils.prompt_grammar import read_template_file
 from utils.prompt_plan import plan_images
 from utils.prompts import Prompt
@@ -74,7 +73,7 @@ def prepare(args: argparse.Namespace, state: PartialState, *, free_flags: Collec
     resolution = settle_resolution(model_dir, args.resolution)
     scheduler = read_config(model_dir, "scheduler", "scheduler_config.json")
     make_scheduler(scheduler, args.sampler, args.num_inference_steps)  # refused before loading
-    device = cli.resolve_device(args.device) if state.num_processes == 1 else str(state.device)
+    device = own_device(args.device, state)
     kind = torch.device(device).type
     precision = args.mixed_precision or ("bf16" if has_fast_bf16(kind) else "no")
     if kind == "cpu" and precision == "fp16":

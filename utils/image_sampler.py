@@ -75,7 +75,7 @@ class ImageSampler:
         resolution: int,
         compile_mode: str = "no",
     ) -> None:
-        factor = vae_factor(vae)
+        factor = vae_factor(vae.config)
         if resolution % factor:
             raise UserError(f"--resolution {resolution}: must be a multiple of {factor}")
         make_scheduler(scheduler_config, settings.sampler, settings.num_steps)  # refused at once

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from utils.cli import UserError
+from utils.sampling import vae_factor
 
 
 def find_pipeline(model: str, *, offline: bool) -> Path:
@@ -61,7 +62,7 @@ def settle_resolution(folder: Path, wanted: int | None) -> int:
     Raises:
         UserError: If the pipeline cannot draw it, or does not tell its own.
     """
-    factor = 2 ** (len(read_config(folder, "vae")["block_out_channels"]) - 1)
+    factor = vae_factor(read_config(folder, "vae"))
     own = read_config(folder, "unet").get("sample_size")
     if wanted is None and not isinstance(own, int):
         raise UserError(f"{folder / 'unet'}: does not tell its sample_size; give --resolution")

@@ -5,16 +5,41 @@ A process that ended by an error leaves the others with a broken connection: the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from utils.cli import UserError
+from utils.cli import UserError, resolve_device
+from utils.run_folder import get_logger
 
 Value = TypeVar("Value")
+
+
+def join(device: str, *, longest_wait: timedelta, main_loggers: Collection[str]) -> PartialState:
+    """The state of the processes that ``accelerate launch`` started, or of this one alone.
+
+    Args:
+        device: ``--device``.
+        longest_wait: Of a process for the slowest one.
+        main_loggers: Loggers of which only the main process's tell more than errors.
+    """
+    on_cpu = torch.device(resolve_device(device)).type == "cpu"
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or on_cpu
+    state = PartialState(cpu=on_cpu, timeout=longest_wait)
+    if not state.is_main_process:
+        for name in main_loggers:
+            get_logger(name).setLevel("ERROR")
+    return state
+
+
+def own_device(device: str, state: PartialState) -> str:
+    """Where this process computes: one alone as ``--device`` says, of several its own."""
+    return resolve_device(device) if state.num_processes == 1 else str(state.device)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from utils.classifier import batched
 from utils.cli import UserError
 from utils.diffusion import encode_pixels, load_pipeline
 from utils.module_hash import hash_module
+from utils.sampling import vae_factor
 
 BATCH_SIZE = 4  # images at once, whatever the caller's batch, so that the same bytes come out
 
@@ -33,7 +34,7 @@ class Reconstruction:
         """
         self.vae = load_pipeline(model, offline=offline).vae.to(device)
         self.sha256 = hash_module(self.vae)
-        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.factor = vae_factor(self.vae.config)
 
     def check_resolution(self, resolution: int) -> None:
         """Refuse a side that the VAE cannot take.

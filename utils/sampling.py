@@ -192,15 +192,15 @@ def decode_latents(vae, latents: torch.Tensor) -> torch.Tensor:
     """Latents (N, C, h, w) to images (N, 3, H, W), float32, about [-1, 1]."""
     # One by one on a CPU, where the result must not depend on N and several at once are no faster
     # (29 ms an image of the demo's alone, 30 in fours, one core); elsewhere to bound the memory.
-    pixels = latents[0, 0].numel() * vae_factor(vae) ** 2
+    pixels = latents[0, 0].numel() * vae_factor(vae.config) ** 2
     size = 1 if latents.device.type == "cpu" else max(1, GPU_DECODE_PIXELS // pixels)
     parts = (latents.to(vae.dtype) / vae.config.scaling_factor).split(size)
     return torch.cat([vae.decode(part).sample.float() for part in parts])
 
 
-def vae_factor(vae) -> int:
+def vae_factor(vae_config: Mapping) -> int:
     """Pixels per latent along a side (8 for Stable Diffusion)."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    return 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def make_samples(
         datasets: What to train on, and what to measure the loss on or None.
         seed: Of everything random.
     """
-    side = args.resolution // vae_factor(parts.vae)
+    side = args.resolution // vae_factor(parts.vae.config)
     options = SampleOptions(
         seed=seed,
         resolution=args.resolution,
