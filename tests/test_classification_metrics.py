@@ -5,14 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from utils.calibration import expected_calibration_error
 from utils.classification_metrics import (
     accuracy,
+    auprc,
     auroc,
     balanced_accuracy,
     confusion_matrix,
     f1,
     predicted_labels,
     roc_curve,
+    sensitivity_at_95_specificity,
 )
 from utils.classification_scores import (
     MACRO,
@@ -80,14 +83,118 @@ def test_auroc_agrees_with_scikit_learn(sklearn_metrics, seed, ties):
         assert auroc(probs[:, k], targets[:, k]) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ties", [False, True])
+def test_auprc_agrees_with_scikit_learn(sklearn_metrics, seed, ties):
+    probs, targets = random_task(seed, ties=ties)
+    counts = np.random.default_rng(seed).integers(0, 3, size=len(probs))
+    for k in range(targets.shape[1]):
+        for weights in (None, counts):
+            expected = sklearn_metrics.average_precision_score(
+                targets[:, k], probs[:, k], sample_weight=weights
+            )
+            found = auprc(probs[:, k], targets[:, k], weights=weights)
+            assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_auprc_steps_and_is_nan_without_positives():
+    # Thresholds 0.9 and 0.5: sensitivity 1/2 at precision 1, then 1 at precision 2/3.
+    assert auprc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0])) == pytest.approx(5 / 6)
+    assert math.isnan(auprc(np.array([0.1, 0.2]), np.array([0, 0])))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ties", [False, True])
+def test_sensitivity_at_95_specificity_is_the_best_of_scikit_learns_curve(
+    sklearn_metrics, seed, ties
+):
+    probs, targets = random_task(seed, count=300, ties=ties)
+    counts = np.random.default_rng(seed).integers(0, 3, size=len(probs))
+    for k in range(targets.shape[1]):
+        for weights in (None, counts):
+            false, true, _ = sklearn_metrics.roc_curve(
+                targets[:, k], probs[:, k], drop_intermediate=False, sample_weight=weights
+            )
+            found = sensitivity_at_95_specificity(probs[:, k], targets[:, k], weights=weights)
+            assert found == pytest.approx(true[false <= 0.05].max())
+
+
+def test_sensitivity_at_95_specificity_allows_exactly_one_error_in_twenty_and_splits_no_tie():
+    negatives = np.linspace(0, 0.4, 20)
+    targets = np.r_[np.zeros(20), np.ones(3)]
+
+    def found(highest, positives):
+        scores = np.r_[negatives, positives]
+        scores[19 - len(highest) + 1 : 20] = highest
+        return sensitivity_at_95_specificity(scores, targets)
+
+    assert found([0.9], [0.95, 0.8, 0.7]) == 1  # one of twenty above: specificity 0.95
+    assert found([0.85, 0.9], [0.95, 0.87, 0.7]) == pytest.approx(2 / 3)
+    assert found([0.9, 0.9], [0.9, 0.9, 0.7]) == 0  # only together, at specificity 0.9
+    assert found([0.9, 0.9], [0.95, 0.9, 0.7]) == pytest.approx(1 / 3)
+    assert math.isnan(sensitivity_at_95_specificity(np.array([0.1, 0.2]), np.array([1, 1])))
+    assert math.isnan(sensitivity_at_95_specificity(np.array([0.1, 0.2]), np.array([0, 0])))
+
+
+def test_calibration_error_is_the_weighted_gap_of_the_bins():
+    # Bins (0.6, 0.667]: 0.62 and 0.66, one of two right; (0.933, 1]: 1.0 and 0.95, both right.
+    probs = np.array([[0.62, 0.38], [0.34, 0.66], [1.0, 0.0], [0.05, 0.95]])
+    targets = np.eye(2, dtype=bool)[[0, 0, 0, 1]]
+    expected = (abs(0.62 + 0.66 - 1) + abs(1.95 - 2)) / 4
+    once = np.ones((1, 4))
+    (found,) = expected_calibration_error(probs, targets, once, multi_label=False)
+    assert found == pytest.approx(expected)
+    weights = np.array([[2.0, 0, 1, 0]])
+    (found,) = expected_calibration_error(probs, targets, weights, multi_label=False)
+    assert found == pytest.approx(2 * (1 - 0.62) / 3)
+    _, macro = metric_table(probs, targets, once, multi_label=False)
+    assert macro["ece"] == pytest.approx(expected)
+
+
+def test_multi_label_calibration_error_is_the_mean_over_labels_of_the_binary_one():
+    probs = np.array([[0.1, 0.9], [0.1, 0.9], [0.12, 0.5], [0.8, 0.5]])
+    targets = np.array([[0, 1], [1, 0], [0, 1], [1, 1]], bool)
+    first = (abs(1 - 0.32) + abs(1 - 0.8)) / 4  # 0.1, 0.1 and 0.12 share (0.067, 0.133]
+    second = (abs(1 - 1.8) + abs(2 - 1.0)) / 4
+    (found,) = expected_calibration_error(probs, targets, np.ones((1, 4)), multi_label=True)
+    assert found == pytest.approx((first + second) / 2)
+
+
+def test_a_bin_of_confidence_contains_its_upper_end():
+    probs = np.array([[0.59], [0.6]])  # both in (0.533, 0.6], so the errors meet
+    targets = np.array([[True], [False]])
+    (found,) = expected_calibration_error(probs, targets, np.ones((1, 2)), multi_label=True)
+    assert found == pytest.approx(abs(1 - 1.19) / 2)
+
+
+def test_probabilities_that_are_frequencies_have_a_small_calibration_error():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), size=20_000)
+    targets = (rng.random(20_000)[:, None] > probs.cumsum(axis=1)).sum(axis=1)
+    targets = np.eye(3, dtype=bool)[targets]
+    once = np.ones((1, 20_000))
+    assert expected_calibration_error(probs, targets, once, multi_label=False)[0] < 0.015
+    sharper = probs**2 / (probs**2).sum(axis=1, keepdims=True)
+    assert expected_calibration_error(sharper, targets, once, multi_label=False)[0] > 0.08
+
+
+def test_calibration_error_has_a_value_but_no_percentile_interval():
+    probs, targets = random_task(3)
+    found = by_key(score_classification(probs, targets, list("abcd"), multi_label=False))
+    score = found[MACRO, "ece"]
+    assert 0 < score.value < 1 and math.isnan(score.low) and "no interval" in score.reason
+    assert ("a", "ece") not in found
+
+
 def test_a_weight_is_the_same_as_a_repetition():
     probs, targets = random_task(0, ties=True)
     counts = np.random.default_rng(1).integers(0, 4, size=len(probs))
     repeated = np.repeat(np.arange(len(probs)), counts)
     scores, positive, called = probs[:, 0], targets[:, 0], probs[:, 0] > 0.3
-    assert auroc(scores, positive, weights=counts) == pytest.approx(
-        auroc(scores[repeated], positive[repeated]), abs=1e-12
-    )
+    for metric in (auroc, auprc, sensitivity_at_95_specificity):
+        assert metric(scores, positive, weights=counts) == pytest.approx(
+            metric(scores[repeated], positive[repeated]), abs=1e-12
+        )
     for metric in (accuracy, f1, balanced_accuracy):
         assert metric(called, positive, weights=counts) == pytest.approx(
             metric(called[repeated], positive[repeated]), abs=1e-12
@@ -254,7 +361,8 @@ def test_a_single_patient_has_no_interval():
         probs, targets, list("abcd"), multi_label=False, patients=["p"] * len(probs)
     )
     assert all(math.isnan(score.low) and math.isnan(score.high) for score in scores)
-    assert {score.reason for score in scores} == {"one patient only: no interval"}
+    reasons = {score.reason for score in scores if score.metric != "ece"}
+    assert reasons == {"one patient only: no interval"}
 
 
 def test_shapes_that_do_not_belong_together_are_refused():

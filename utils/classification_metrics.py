@@ -1,4 +1,4 @@
-"""How well scores and decisions match diagnoses: AUROC, accuracy, F1, ROC curve and kin.
+"""How well scores and decisions match diagnoses: AUROC, AUPRC, accuracy, F1, ROC curve and kin.
 
 Pure numpy. Shapes: N images, L labels, B bootstrap resamples. Every metric takes ``weights`` of
 shape (N,) or (B, N), how often an image counts: a table of weights gives a whole bootstrap
@@ -8,7 +8,18 @@ a positive, say) is NaN, never 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+from utils.ranked_outcomes import (
+    RankedOutcomes,
+    area_under_curve,
+    average_precision,
+    ranked_outcomes,
+    ratio,
+    specific_sensitivity,
+)
 
 MULTI_LABEL_THRESHOLD = 0.5
 
@@ -31,18 +42,38 @@ def auroc(
     Raises:
         ValueError: If the lengths differ or a score is not finite.
     """
-    scores, positive, weight = _checked(scores, targets, weights)
-    if not np.isfinite(scores).all():
-        raise ValueError("auroc: a score is NaN or infinite")
-    if not scores.size:
-        return _scalar_or_rows(np.full(weight.shape[0], np.nan), weights)
-    order = np.argsort(scores, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # starts of groups of ties
-    positives = np.add.reduceat(weight[:, order] * positive[order], first, axis=1)
-    negatives = np.add.reduceat(weight[:, order] * ~positive[order], first, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives
-    won = (positives * (below + 0.5 * negatives)).sum(axis=1)
-    return _scalar_or_rows(ratio(won, positives.sum(axis=1) * negatives.sum(axis=1)), weights)
+    return _of_ranking(area_under_curve, scores, targets, weights)
+
+
+def auprc(
+    scores: np.ndarray, targets: np.ndarray, *, weights: np.ndarray | None = None
+) -> float | np.ndarray:
+    """Area under the precision-recall curve as average precision, ``sum (R_g - R_{g-1}) P_g``.
+
+    Step-wise over the distinct scores, as scikit-learn's ``average_precision_score``; a straight
+    line between the points would be too optimistic (Davis and Goadrich 2006). Higher is better;
+    chance is the share of positives.
+
+    Arguments and errors as ``auroc``. NaN without positives.
+    """
+    return _of_ranking(average_precision, scores, targets, weights)
+
+
+def sensitivity_at_95_specificity(
+    scores: np.ndarray, targets: np.ndarray, *, weights: np.ndarray | None = None
+) -> float | np.ndarray:
+    """Largest sensitivity over all thresholds t (positive: score >= t) with specificity >= 0.95.
+
+    Equal scores are called together or not at all; nothing is interpolated. A threshold above
+    all scores counts, so that the value is 0 where no lower one is specific enough. The threshold
+    is found on the images it is judged by: with few negatives the value is optimistic.
+
+    Arguments and errors as ``auroc``.
+
+    Returns:
+        The sensitivity in [0, 1], or (B,) of them; NaN where positives or negatives are missing.
+    """
+    return _of_ranking(specific_sensitivity, scores, targets, weights)
 
 
 def accuracy(
@@ -68,10 +99,7 @@ def f1(
 ) -> float | np.ndarray:
     """Harmonic mean of precision and sensitivity of one label, ``2 TP / (2 TP + FP + FN)``.
 
-    Args:
-        predicted: (N,), truthy = called positive.
-        targets: (N,), truthy = positive.
-        weights: (N,) or (B, N), >= 0; None counts every image once.
+    Arguments as ``accuracy``, truthy = positive.
 
     Returns:
         F1 in [0, 1], or (B,) of them; NaN where the label neither occurs nor is predicted.
@@ -84,10 +112,7 @@ def balanced_accuracy(
 ) -> float | np.ndarray:
     """Mean sensitivity over the classes that occur in ``targets`` (Brodersen et al. 2010).
 
-    Args:
-        predicted: (N,), class indices, or booleans for one label.
-        targets: (N,), the same kind.
-        weights: (N,) or (B, N), >= 0; None counts every image once.
+    Arguments as ``accuracy``.
 
     Returns:
         The mean in [0, 1], or (B,) of them; NaN without images.
@@ -188,16 +213,23 @@ def metric_from_counts(metric: str, counts: tuple[np.ndarray, ...]) -> np.ndarra
     return (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient, NaN where the denominator is 0."""
-    safe = np.where(denominator > 0, denominator, 1)
-    return np.where(denominator > 0, numerator / safe, np.nan)
-
-
 def nan_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is defined; NaN (and no warning) where nothing is."""
     finite = np.isfinite(values)
     return ratio(np.where(finite, values, 0).sum(axis=-1), finite.sum(axis=-1))
+
+
+def _of_ranking(
+    metric: Callable[[RankedOutcomes], np.ndarray],
+    scores: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray | None,
+) -> float | np.ndarray:
+    """Metric of the order of the scores."""
+    scores, positive, weight = _checked(scores, targets, weights)
+    if not np.isfinite(scores).all():
+        raise ValueError("a score is NaN or infinite")
+    return _scalar_or_rows(metric(ranked_outcomes(scores, positive, weight)), weights)
 
 
 def _one_label(

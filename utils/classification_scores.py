@@ -12,19 +12,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.calibration import expected_calibration_error
 from utils.classification_metrics import (
-    auroc,
     count_outcomes,
     metric_from_counts,
     nan_mean,
     predicted_labels,
+)
+from utils.ranked_outcomes import (
+    area_under_curve,
+    average_precision,
+    ranked_outcomes,
     ratio,
+    specific_sensitivity,
 )
 
-LABEL_METRICS = ("auroc", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
+RANKING_METRICS = {
+    "auroc": area_under_curve,
+    "auprc": average_precision,
+    "sensitivity_at_95_specificity": specific_sensitivity,
+}
+DECISION_METRICS = ("accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
+ECE = "ece"
+METRIC_NAMES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1": "F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "exact_match": "exact match",
+    ECE: "calibration error",
+}
+LOWER_IS_BETTER = frozenset({ECE})
 MACRO = "macro"
 MIN_FINITE_SHARE = 0.5  # fewer defined resamples than this share: no interval is given
 ONE_PATIENT = "one patient only: no interval"
+INFLATED_ECE = "no interval: an image drawn twice looks like an error of calibration"
 _CHUNK_ELEMENTS = 4_000_000  # B x N weights held at once (32 MB as float64)
 
 
@@ -86,17 +112,22 @@ def metric_table(
         the mean over the labels that are defined. In the multi-class task macro ``accuracy`` is
         the share of images named right and macro ``balanced_accuracy`` the mean sensitivity (as
         scikit-learn); the multi-label task adds ``exact_match`` (all labels of an image right).
+        ``ece`` (``expected_calibration_error``) is in macro only.
+
+    Raises:
+        ValueError: If there is no image or a probability is not finite.
     """
+    if not len(targets) or not np.isfinite(probabilities).all():
+        raise ValueError("no image to score, or a probability is NaN or infinite")
     targets = np.asarray(targets, bool)
     predicted = predicted_labels(probabilities, multi_label=multi_label)
     counts = count_outcomes(predicted, targets, weights)
+    ranked = [ranked_outcomes(p, t, weights) for p, t in zip(probabilities.T, targets.T)]
     per_label = {
-        name: metric_from_counts(name, counts) for name in LABEL_METRICS if name != "auroc"
+        name: np.stack([metric(outcomes) for outcomes in ranked], axis=1)
+        for name, metric in RANKING_METRICS.items()
     }
-    areas = [
-        auroc(probabilities[:, k], targets[:, k], weights=weights) for k in range(targets.shape[1])
-    ]
-    per_label = {"auroc": np.stack(areas, axis=1), **per_label}
+    per_label |= {name: metric_from_counts(name, counts) for name in DECISION_METRICS}
     macro = {name: nan_mean(values) for name, values in per_label.items()}
     exact = ratio(weights @ (predicted == targets).all(axis=1), weights.sum(axis=1))
     if multi_label:
@@ -104,6 +135,9 @@ def metric_table(
     else:
         macro["accuracy"] = exact
         macro["balanced_accuracy"] = macro["sensitivity"]
+    macro[ECE] = expected_calibration_error(
+        probabilities, targets, weights, multi_label=multi_label
+    )
     return per_label, macro
 
 
@@ -121,6 +155,7 @@ def score_classification(
     """All metrics per label and macro, with percentile bootstrap intervals over patients.
 
     A perfect score has the interval [1, 1]: a bootstrap cannot draw an error that never happened.
+    The calibration error has none: a resample's is larger than that of its images.
 
     Args:
         probabilities: (N, L) in [0, 1].
@@ -149,17 +184,17 @@ def score_classification(
     if not len(targets) or MACRO in labels:
         raise ValueError(f"no image to score, or a label is called {MACRO!r}")
     num_images = len(targets)
-    value = _flat(
+    value = flat_table(
         metric_table(probabilities, targets, np.ones((1, num_images)), multi_label=multi_label),
         labels,
     )
     drawn = [
-        _flat(metric_table(probabilities, targets, weights, multi_label=multi_label), labels)
+        flat_table(metric_table(probabilities, targets, weights, multi_label=multi_label), labels)
         for weights in bootstrap_weights(
             patients, num_images, num_resamples=num_resamples, seed=seed
         )
     ]
-    reasons = _why_undefined(targets, labels)
+    reasons = why_undefined(targets, labels)
     if patients is not None and len(set(patients)) < 2:
         drawn = []  # one patient, resampled, is always the same
         reasons = dict.fromkeys([*labels, MACRO], ONE_PATIENT) | reasons
@@ -178,6 +213,8 @@ def _score(
 ) -> Score:
     """One Score from its value, its bootstrap draws and the reasons per target."""
     target, metric = key
+    if metric == ECE:
+        return Score(target, metric, value, float("nan"), float("nan"), INFLATED_ECE)
     told = target == MACRO or np.isnan(value) or reasons.get(target) == ONE_PATIENT
     reason = reasons.get(target, "") if told else ""
     resampled = np.concatenate(drawn) if drawn else np.empty(0)
@@ -192,7 +229,7 @@ def _score(
     return Score(target, metric, value, low, high, reason)
 
 
-def _why_undefined(targets: np.ndarray, labels: Sequence[str]) -> dict[str, str]:
+def why_undefined(targets: np.ndarray, labels: Sequence[str]) -> dict[str, str]:
     """Label -> why its AUROC is undefined; ``macro`` -> which labels its mean leaves out."""
     reasons = {}
     for name, positive in zip(labels, targets.T):
@@ -205,7 +242,7 @@ def _why_undefined(targets: np.ndarray, labels: Sequence[str]) -> dict[str, str]
     return reasons
 
 
-def _flat(
+def flat_table(
     tables: tuple[dict[str, np.ndarray], dict[str, np.ndarray]], labels: Sequence[str]
 ) -> dict[tuple[str, str], np.ndarray]:
     """(target, metric) -> (B,), labels first, then macro."""
