@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,15 +12,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from utils.backbone_names import SMALL, WEIGHT_SUFFIXES
+from utils.backbone_names import SMALL, VIT, WEIGHT_SUFFIXES, vit_sizes
 from utils.backbones import Network
 from utils.cli import UserError
 from utils.run_folder import sha256_file
+from utils.vit import VitBackbone, fitted_state, own_layout, sizes_of
 
 _PREFIXES = ("module.", "backbone.")  # of data-parallel checkpoints and of our own
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training heads that are not built here
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)$")
 _MAX_LISTED = 5
+
+
+def full_name(name: str, source: str) -> str:
+    """A backbone's name: ``vit`` gets the sizes of its weights, others stay as they are.
+
+    Args:
+        name: As ``--backbone`` has it.
+        source: As for ``load_backbone_weights``.
+
+    Raises:
+        UserError: If ``vit`` has no weight file, or it holds no vision transformer.
+    """
+    if name != VIT:
+        return name
+    if not Path(source).is_file():
+        raise UserError(
+            f"--backbone {VIT} takes its sizes from --backbone_weights, and {source!r} is no file; "
+            "a random one is called by its sizes, such as vit-192-6-8"
+        )
+    return sizes_of(own_layout(_clean(read_state(Path(source)))), source=source)[0].name
 
 
 def load_backbone_weights(network: Network, name: str, source: str, *, offline: bool) -> str:
@@ -45,6 +67,8 @@ def load_backbone_weights(network: Network, name: str, source: str, *, offline: 
     else:
         path = _published_weights(name, source, offline=offline)
     state = _clean(read_state(path))
+    if isinstance(network.backbone, VitBackbone):
+        state = fitted_state(state, network.backbone, source=str(path))
     _check_fit(path, state, network.backbone.state_dict())
     network.backbone.load_state_dict(state)
     return f"{path.name} (sha256 {sha256_file(path)})"
@@ -52,9 +76,9 @@ def load_backbone_weights(network: Network, name: str, source: str, *, offline: 
 
 def _published_weights(name: str, source: str, *, offline: bool) -> Path:
     """The file of torchvision's weights ``source``, downloaded unless ``offline``."""
-    if name == SMALL:
+    if name == SMALL or vit_sizes(name):
         raise UserError(
-            f"--backbone_weights {source}: no such file, and {SMALL!r} has no published weights"
+            f"--backbone_weights {source}: no such file, and {name!r} has no published weights"
         )
     from torchvision import models
 
@@ -94,7 +118,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # MAE's files hold the flags of their training beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(f"{path}: not a readable file of weights: {error}") from error
     for key in ("state_dict", "model"):

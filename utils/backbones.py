@@ -1,4 +1,4 @@
-"""Networks that turn gray images into features and logits: a small one and torchvision's.
+"""Networks that turn gray images into features and logits: small, transformers, torchvision's.
 
 Shapes: B images (B, 1, H, W) float in [0, 1]; D features; L labels. The gray channel is repeated
 where a network wants three. Normalisation is part of the network, so no caller can forget it.
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from utils.backbone_names import SMALL, TORCHVISION_BACKBONES
+from utils.backbone_names import SMALL, TORCHVISION_BACKBONES, vit_sizes
 from utils.cli import UserError
+from utils.vit import VitBackbone
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # what torchvision's weights were trained with
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -106,7 +107,7 @@ def build_network(
     """A network with random weights, the same for the same seed.
 
     Args:
-        name: ``small`` or a torchvision classification model.
+        name: ``small``, ``vit-WIDTH-DEPTH-PATCH`` or a torchvision classification model.
         num_labels: L.
         resolution: Side of the images in pixels; some transformers are built for it.
         seed: Of the random weights; the global generator is left as it was.
@@ -121,6 +122,9 @@ def build_network(
         if name == SMALL:
             backbone = SmallBackbone()
             network = Network(backbone, backbone.feature_dim, num_labels, [mean], [std])
+        elif sizes := vit_sizes(name):
+            backbone, scale = VitBackbone(sizes, side=resolution), (IMAGENET_MEAN, IMAGENET_STD)
+            network = Network(backbone, sizes.width, num_labels, *scale)
         else:
             backbone, feature_dim = _torchvision_backbone(name, resolution)
             scale = (_HALF, _HALF) if name in _GOOGLE else (IMAGENET_MEAN, IMAGENET_STD)
@@ -133,7 +137,10 @@ def build_network(
 def _torchvision_backbone(name: str, resolution: int) -> tuple[nn.Module, int]:
     """A torchvision model without its last linear layer, and how many features it gives."""
     if name not in TORCHVISION_BACKBONES:
-        raise UserError(f"backbone {name!r} is neither {SMALL!r} nor a torchvision model")
+        raise UserError(
+            f"backbone {name!r} is neither {SMALL!r} nor a vit-WIDTH-DEPTH-PATCH nor a "
+            "torchvision model"
+        )
     from torchvision import models
 
     options = {}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -12,6 +15,8 @@ from utils.cli import UserError
 WARMUP_SHARE = 0.1
 FINAL_LR_SHARE = 0.01
 GRADIENT_NORM = 5.0
+_EMBEDDINGS = (".class_token", ".pos_embedding")  # of torchvision's vision transformers
+_SEED_STRIDE = 1_000_003  # more than the steps of a run, so that no two seeds share a step's
 
 
 def learning_rate_at(step: int, *, total_steps: int, peak: float) -> float:
@@ -37,13 +42,59 @@ def update_average(average: Network, network: Network, *, decay: float, step: in
             mean.copy_(value)  # batch counters
 
 
-def parameter_groups(network: Network, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices and kernels with weight decay; biases and norms (one axis) without."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    network: torch.nn.Module, weight_decay: float, *, layer_decay: float = 1.0
+) -> list[dict[str, object]]:
+    """Parameters by weight decay and share of the learning rate (``lr_scale``).
+
+    Matrices and kernels have weight decay; biases and norms (one axis), class tokens and position
+    embeddings have none.
+
+    Args:
+        network: What to train.
+        weight_decay: See above.
+        layer_decay: See ``layer_scales``.
+    """
+    scales = layer_scales(network, layer_decay)
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim <= 1 or name.endswith(_EMBEDDINGS)
+            group = {"weight_decay": 0.0 if plain else weight_decay, "lr_scale": scales[name]}
+            groups.setdefault(tuple(group.values()), group | {"params": []})
+            groups[tuple(group.values())]["params"].append(parameter)
+    return list(groups.values())
+
+
+def layer_scales(network: torch.nn.Module, layer_decay: float) -> dict[str, float]:
+    """Share of the learning rate of each parameter: ``layer_decay`` to the layers above it.
+
+    Bao et al. 2021 (BEiT, https://arxiv.org/abs/2106.08254), as MAE and RETFound fine-tune: patch
+    and position embeddings are layer 0, block i is layer i + 1, norm and head are the last.
+
+    Raises:
+        UserError: If it is not 1 and the network is no vision transformer.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    if layer_decay == 1:
+        return dict.fromkeys(names, 1.0)
+    found = {name: re.search(r"\bencoder_layer_(\d+)\.", name) for name in names}
+    blocks = {name: int(match[1]) for name, match in found.items() if match}
+    if not blocks:
+        raise UserError("--layer_decay: only vision transformers (vit, vit_b_16, ...) have it")
+    last = max(blocks.values()) + 2
+    layers = dict.fromkeys(names, last) | {name: block + 1 for name, block in blocks.items()}
+    layers |= {n: 0 for n in names if n.endswith(_EMBEDDINGS) or "conv_proj." in n}
+    return {name: layer_decay ** (last - layer) for name, layer in layers.items()}
+
+
+@contextmanager
+def step_randomness(seed: int, step: int, device: str) -> Iterator[None]:
+    """Dropout and drop path draw from torch's generators: a seed for this step, put back after."""
+    where = torch.device(device)
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed((seed * _SEED_STRIDE + step) % 2**63)
+        yield
 
 
 class Precision:
@@ -70,7 +121,7 @@ class Precision:
     ) -> None:
         """One optimiser step at this learning rate, the gradient's norm cut at five."""
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(optimizer)

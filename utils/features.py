@@ -102,7 +102,7 @@ def load_extractor(
         kinds = {"inception": FidInceptionFeatures}
         return kinds.get(name, TorchvisionInceptionFeatures)(Path(weights), device=device)
     if name == "vit":
-        from utils.vit import VitFeatures
+        from utils.vit_features import VitFeatures
 
         return VitFeatures(Path(weights), device=device)
     from utils.hub_features import ClipFeatures, DinoFeatures  # transformers takes a second
