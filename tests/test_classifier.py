@@ -14,16 +14,16 @@ from PIL import Image
 from utils.backbones import build_network
 from utils.classification_metrics import auroc
 from utils.classifier import Classifier, ClassifierConfig, read_config, to_gray
+from utils.classifier_loss import class_weights
 from utils.classifier_optim import Precision, learning_rate_at, update_average
 from utils.classifier_training import (
     Examples,
     TrainingOptions,
-    class_weights,
-    epoch_batches,
     train_classifier,
 )
 from utils.cli import UserError
 from utils.gray_images import GrayImages
+from utils.shuffled_batches import epoch_batches
 
 LABELS = ("bright left", "bright right", "stripes")
 

@@ -15,7 +15,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-AUGMENTATIONS = ("none", "standard")
+WEAK_STRENGTH = 0.5  # of the pose of a weak view, against the standard one
+STRONG_STRENGTH = 1.5  # of the gray scale of a strong view
 REFERENCE_PX = 128  # the side at which the lengths below are meant
 
 MAX_ROTATION_DEG = 8.0
@@ -31,6 +32,10 @@ CONTRAST_RANGE = (0.75, 1.3)
 MAX_BRIGHTNESS = 0.10
 MAX_SPECKLE = 0.25  # standard deviation of the multiplicative noise
 MAX_NOISE = 0.06  # standard deviation of the additive noise
+NUM_HOLES = 2
+HOLE_SIDE_RANGE = (0.05, 0.30)  # of the image's side
+HOLE_GRAY = 0.1  # the image's gray value below which this share of its pixels lie
+HOLE_NOISE = 0.05  # standard deviation
 
 
 def augment(
@@ -58,21 +63,53 @@ def augment(
     return add_noise(images, generator)
 
 
+def weak_view(
+    images: torch.Tensor, generator: torch.Generator, *, flip: bool = False
+) -> torch.Tensor:
+    """A view whose diagnosis is easy to see: half of the standard turn, shift and scale, no more.
+
+    Arguments and result as of ``augment``.
+    """
+    if flip:
+        images = mirror(images, generator)
+    return move(images, generator, strength=WEAK_STRENGTH)
+
+
+def strong_view(
+    images: torch.Tensor, generator: torch.Generator, *, flip: bool = False
+) -> torch.Tensor:
+    """A view that hides shortcuts: ``augment`` with a stronger gray scale, then holes.
+
+    The geometry is the standard one, so the layers stay layers: never upside down, never turned
+    far. Arguments and result as of ``augment``.
+    """
+    if flip:
+        images = mirror(images, generator)
+    images = move(images, generator)
+    images = smooth(images, generator)
+    images = regrade(images, generator, strength=STRONG_STRENGTH)
+    return cut_holes(add_noise(images, generator), generator)
+
+
 def mirror(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Swap left and right of half of the images."""
     chosen = _uniform(len(images), 0, 1, generator) < 0.5
     return torch.where(chosen, images.flip(-1), images)
 
 
-def move(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def move(
+    images: torch.Tensor, generator: torch.Generator, *, strength: float = 1.0
+) -> torch.Tensor:
     """Turn by up to 8 degrees, shift by up to 6 % of the side, scale by 0.9 to 1.12.
 
-    The edge is continued outwards, so that no black wedge gives the change away.
+    ``strength`` scales the three. The edge is continued outwards, so that no black wedge gives the
+    change away.
     """
     count = len(images)
-    angle = _uniform(count, -MAX_ROTATION_DEG, MAX_ROTATION_DEG, generator) * (math.pi / 180)
-    scale = _uniform(count, *SCALE_RANGE, generator)
-    shift = 2 * torch.cat([_uniform(count, -MAX_SHIFT, MAX_SHIFT, generator) for _ in "xy"], dim=1)
+    turn, reach = strength * MAX_ROTATION_DEG, strength * MAX_SHIFT
+    angle = _uniform(count, -turn, turn, generator) * (math.pi / 180)
+    scale = _uniform(count, *(end**strength for end in SCALE_RANGE), generator)
+    shift = 2 * torch.cat([_uniform(count, -reach, reach, generator) for _ in "xy"], dim=1)
     cos, sin = angle.cos() / scale, angle.sin() / scale  # (B, 1, 1, 1)
     rows = [torch.cat([cos, -sin, shift[:, :1]], 3), torch.cat([sin, cos, shift[:, 1:]], 3)]
     matrix = torch.cat(rows, dim=2)[:, 0]  # (B, 2, 3)
@@ -153,12 +190,18 @@ def smooth_texture(images: torch.Tensor, generator: torch.Generator) -> torch.Te
     return _box(gain, radius) * images + _box((1 - gain) * mean, radius)
 
 
-def regrade(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Gamma of 0.7 to 1.4, contrast of 0.75 to 1.3 about the mean, brightness by up to 0.1."""
+def regrade(
+    images: torch.Tensor, generator: torch.Generator, *, strength: float = 1.0
+) -> torch.Tensor:
+    """Gamma of 0.7 to 1.4, contrast of 0.75 to 1.3 about the mean, brightness by up to 0.1.
+
+    ``strength`` scales the three.
+    """
     count = len(images)
-    gamma = torch.exp(_uniform(count, -MAX_LOG_GAMMA, MAX_LOG_GAMMA, generator))
-    contrast = _uniform(count, *CONTRAST_RANGE, generator)
-    brightness = _uniform(count, -MAX_BRIGHTNESS, MAX_BRIGHTNESS, generator)
+    bend, lift = strength * MAX_LOG_GAMMA, strength * MAX_BRIGHTNESS
+    gamma = torch.exp(_uniform(count, -bend, bend, generator))
+    contrast = _uniform(count, *(end**strength for end in CONTRAST_RANGE), generator)
+    brightness = _uniform(count, -lift, lift, generator)
     images = images.clamp(0, 1) ** gamma
     mean = images.mean(dim=(-2, -1), keepdim=True)
     return ((images - mean) * contrast + mean + brightness).clamp(0, 1)
@@ -171,6 +214,30 @@ def add_noise(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     additive = _uniform(count, -MAX_NOISE, MAX_NOISE, generator).clamp_min(0)
     fields = torch.randn((2, *images.shape), generator=generator, device=device)
     return (images * (1 + speckle * fields[0]) + additive * fields[1]).clamp(0, 1)
+
+
+def cut_holes(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Cover two rectangles, each side 5 to 30 % of the image's, with its own dark gray and noise.
+
+    After Cutout (DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552), with smaller holes:
+    a lesion of the size of a hole may be covered, the retina may not.
+    """
+    count, _, *sides = images.shape
+    holes = torch.zeros_like(images, dtype=torch.bool)
+    for _ in range(NUM_HOLES):
+        covered = torch.ones_like(holes)
+        for axis, side in zip((2, 3), sides):
+            shape = [1, 1, 1, 1]
+            shape[axis] = side
+            places = ((torch.arange(side, device=images.device) + 0.5) / side).reshape(shape)
+            centre = _uniform(count, 0, 1, generator)
+            length = _uniform(count, *HOLE_SIDE_RANGE, generator)
+            covered = covered & ((places - centre).abs() < length / 2)
+        holes |= covered
+    pixels = images.flatten(1)
+    dark = pixels.kthvalue(1 + int(HOLE_GRAY * pixels.shape[1]), dim=1).values.reshape(-1, 1, 1, 1)
+    noise = torch.randn(images.shape, generator=generator, device=images.device)
+    return torch.where(holes, (dark + HOLE_NOISE * noise).clamp(0, 1), images)
 
 
 def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> torch.Tensor:

@@ -6,27 +6,35 @@ same bytes: order, augmentation and initial weights each have their own seeded g
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from utils.augmentation import augment, mirror
 from utils.backbones import Network
-from utils.classification_metrics import auroc, nan_mean, predicted_labels
-from utils.classifier import batched, probabilities, to_unit
-from utils.classifier_optim import Precision, learning_rate_at, parameter_groups, update_average
+from utils.classifier import to_unit
+from utils.classifier_loss import make_loss
+from utils.classifier_optim import (
+    Precision,
+    learning_rate_at,
+    parameter_groups,
+    step_randomness,
+    update_average,
+)
+from utils.classifier_validation import validate
 from utils.cli import UserError
+from utils.fixmatch import Unlabeled, UnlabeledStream
 from utils.gray_images import GrayImages
+from utils.shuffled_batches import endless_batches
+from utils.vit import set_drop_path
 
-CLASS_BALANCES = ("none", "loss")
 MIN_IMPROVEMENT = 0.002  # of the validation loss; less does not keep the training going
-MAX_CLASS_WEIGHT = 10.0  # a class of three images must not rule the loss
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,14 @@ class TrainingOptions:
 
     Attributes:
         max_epochs: Passes over the training images, at most.
+        steps_per_epoch: Steps of an epoch; None is one pass. Runs on more or fewer images are
+            comparable if their epochs are equally long.
         max_train_steps: Steps, at most; None leaves it to ``max_epochs``.
         batch_size: Images a step.
         learning_rate: Peak of the schedule (warm-up over a tenth, then cosine to a hundredth).
         weight_decay: Of AdamW.
+        layer_decay: Of the learning rate from a vision transformer's layer to the one below; 1: no.
+        drop_path: Rate at which a vision transformer's last block is skipped; 0: never.
         label_smoothing: Share of the target spread over all labels (multi-class only).
         class_balance: ``loss`` weighs a class by its rarity, ``none`` does not.
         augment: ``standard`` or ``none``, see ``utils.augmentation``.
@@ -51,10 +63,13 @@ class TrainingOptions:
     """
 
     max_epochs: int = 40
+    steps_per_epoch: int | None = None
     max_train_steps: int | None = None
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    drop_path: float = 0.0
     label_smoothing: float = 0.0
     class_balance: str = "loss"
     augment: str = "standard"
@@ -63,6 +78,26 @@ class TrainingOptions:
     patience: int = 10
     seed: int = 0
     mixed_precision: str = "no"
+
+    @classmethod
+    def of_flags(cls, args: argparse.Namespace, *, learning_rate: float) -> TrainingOptions:
+        """What the flags of ``utils.diagnosis_flags`` ask for."""
+        return cls(
+            max_epochs=args.max_epochs,
+            max_train_steps=args.max_train_steps,
+            batch_size=args.batch_size,
+            learning_rate=learning_rate,
+            weight_decay=args.weight_decay,
+            label_smoothing=args.label_smoothing,
+            class_balance=args.class_balance,
+            augment=args.augment,
+            flip=args.random_flip,
+            layer_decay=args.layer_decay,
+            drop_path=args.drop_path,
+            ema_decay=args.ema_decay,
+            patience=args.early_stopping_patience,
+            mixed_precision=args.mixed_precision,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,6 +111,15 @@ class Examples:
         """Number of images."""
         return len(self.targets)
 
+    def take(self, indices: Sequence[int]) -> Examples:
+        """Those at these places."""
+        return Examples(self.images.take(indices), self.targets[np.asarray(indices, np.int64)])
+
+    def joined(self, other: Examples) -> Examples:
+        """These and then another's."""
+        targets = np.concatenate([self.targets, other.targets])
+        return Examples(self.images.joined(other.images), targets)
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -88,51 +132,6 @@ class TrainingResult:
     stopped_early: bool
 
 
-def class_weights(targets: np.ndarray, *, multi_label: bool) -> torch.Tensor:
-    """Weights (L,) that give every class the same say, at most ``MAX_CLASS_WEIGHT``.
-
-    Multi-class: ``N / (L n_k)`` for cross-entropy. Multi-label: negatives per positive, for the
-    positive term of the binary cross-entropy. King and Zeng 2001 (the prior correction by weights).
-
-    Args:
-        targets: (N, L) bool, every column with at least one True.
-        multi_label: Whether labels may occur together.
-    """
-    positives = np.asarray(targets).sum(axis=0).astype(np.float64)
-    count, num_labels = targets.shape
-    ratio = (count - positives) / positives if multi_label else count / (num_labels * positives)
-    return torch.tensor(np.clip(ratio, 1 / MAX_CLASS_WEIGHT, MAX_CLASS_WEIGHT), dtype=torch.float32)
-
-
-def make_loss(
-    targets: np.ndarray, *, multi_label: bool, options: TrainingOptions, device: str
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Cross-entropy, or binary per label, of logits (B, L) against targets (B, L) float."""
-    weights = None
-    if options.class_balance == "loss":
-        weights = class_weights(targets, multi_label=multi_label).to(device)
-
-    def loss(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        if multi_label:
-            return F.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights)
-        return F.cross_entropy(
-            logits.float(),
-            wanted.argmax(dim=1),
-            weight=weights,
-            label_smoothing=options.label_smoothing,
-        )
-
-    return loss
-
-
-def epoch_batches(count: int, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
-    """Indices of one epoch in random order; a remainder waits for the next epoch's order."""
-    order = torch.randperm(count, generator=generator).numpy()
-    size = min(batch_size, count)
-    for start in range(0, count - size + 1, size):
-        yield order[start : start + size]
-
-
 def train_classifier(
     network: Network,
     train: Examples,
@@ -141,9 +140,14 @@ def train_classifier(
     multi_label: bool,
     options: TrainingOptions,
     device: str,
+    unlabeled: Unlabeled | None = None,
     progress: Callable[[dict[str, float]], object] | None = None,
 ) -> TrainingResult:
     """Train until the schedule ends or the validation loss has not improved for long.
+
+    Of the epochs whose validation loss is within a standard error of the lowest the last is kept
+    (the rule of Breiman et al. 1984, chapter 3): of a dozen validation images the lowest loss is
+    chance, of hundreds it is not. Losses are compared after calibration (see ``validate``).
 
     Args:
         network: Trained in place; the result holds the best epoch's (averaged) copy.
@@ -152,16 +156,25 @@ def train_classifier(
         multi_label: Whether labels may occur together.
         options: How to train.
         device: Where to train.
+        unlabeled: Images to learn from beside ``train``, whose order and augmentation they leave
+            as they are.
         progress: Called with each row of the history.
 
     Returns:
-        The network of the epoch with the lowest validation loss, and the history.
+        The network of the epoch that is kept, and the history.
 
     Raises:
         UserError: If the loss is no longer finite.
     """
-    run = _Run(network.to(device), train, multi_label=multi_label, options=options, device=device)
-    best, best_epoch, lowest = run.average, 0, math.inf
+    run = _Run(
+        network.to(device),
+        train,
+        multi_label=multi_label,
+        options=options,
+        device=device,
+        unlabeled=unlabeled,
+    )
+    best, best_epoch, lowest, tolerated = run.average, 0, math.inf, math.inf
     mark, marked = math.inf, 0  # the loss that patience measures against, and its epoch
     history: list[dict[str, float]] = []
     while run.step < run.total_steps:
@@ -172,10 +185,13 @@ def train_classifier(
         history.append(row)
         if progress is not None:
             progress(row)
-        if row["val_loss"] < lowest:
-            best, best_epoch, lowest = copy.deepcopy(run.average), row["epoch"], row["val_loss"]
-        if row["val_loss"] < mark - MIN_IMPROVEMENT:
-            mark, marked = row["val_loss"], row["epoch"]
+        loss = row["val_calibrated_loss"]
+        if loss < lowest:
+            lowest, tolerated = loss, loss + row["val_loss_error"]
+        if loss <= tolerated:
+            best, best_epoch = copy.deepcopy(run.average), row["epoch"]
+        if loss < mark - MIN_IMPROVEMENT:
+            mark, marked = loss, row["epoch"]
         if options.patience and row["epoch"] - marked >= options.patience:
             break
     stopped_early = run.step < run.total_steps
@@ -193,26 +209,38 @@ class _Run:
         multi_label: bool,
         options: TrainingOptions,
         device: str,
+        unlabeled: Unlabeled | None,
     ):
         self.network, self.options, self.device = network, options, device
+        set_drop_path(network, options.drop_path)
         self.average = copy.deepcopy(network) if options.ema_decay else network
         self.loss = make_loss(
-            train.targets, multi_label=multi_label, options=options, device=device
+            train.targets,
+            multi_label=multi_label,
+            class_balance=options.class_balance,
+            label_smoothing=options.label_smoothing,
+            device=device,
         )
-        self.optimizer = torch.optim.AdamW(parameter_groups(network, options.weight_decay))
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(network, options.weight_decay, layer_decay=options.layer_decay)
+        )
         self.order = torch.Generator().manual_seed(options.seed)
         self.noise = torch.Generator(device).manual_seed(options.seed)
         self.crops = np.random.default_rng(options.seed)
         self.precision = Precision(device, options.mixed_precision)
-        steps = options.max_epochs * max(1, len(train) // options.batch_size)
+        self.epoch_steps = options.steps_per_epoch or max(1, len(train) // options.batch_size)
+        steps = options.max_epochs * self.epoch_steps
         self.total_steps = min(steps, options.max_train_steps or steps)
+        self.plan = endless_batches(len(train), options.batch_size, self.order)
+        self.stream = unlabeled and UnlabeledStream(
+            unlabeled, multi_label=multi_label, options=options, device=device
+        )
         self.step = 0
 
     def train_epoch(self, train: Examples) -> dict[str, float]:
-        """One pass over the images in a new order; stops inside it at the last step."""
+        """The steps of an epoch; stops inside it at the last step."""
         self.network.train()
-        plan = epoch_batches(len(train), self.options.batch_size, self.order)
-        plan = islice(plan, self.total_steps - self.step)
+        plan = islice(self.plan, min(self.epoch_steps, self.total_steps - self.step))
         losses = []
         for indices, gray in train.images.batches(plan, rng=self.crops):
             images = self._augmented(to_unit(gray.to(self.device)))
@@ -220,8 +248,7 @@ class _Run:
             rate = learning_rate_at(
                 self.step, total_steps=self.total_steps, peak=self.options.learning_rate
             )
-            with self.precision.autocast():
-                loss = self.loss(self.network(images), wanted)
+            loss = self._loss(images, wanted)
             losses.append(loss.detach())
             self.precision.descend(loss, self.optimizer, self.network, rate=rate)
             self.step += 1
@@ -236,39 +263,31 @@ class _Run:
                 f"the loss is not finite at step {self.step - len(losses) + bad + 1}: lower "
                 f"--learning_rate, or use --mixed_precision bf16 or no"
             )
-        return {"step": self.step, "learning_rate": rate, "train_loss": mean_loss}
+        row = {"step": self.step, "learning_rate": rate, "train_loss": mean_loss}
+        return row | (self.stream.epoch_facts() if self.stream else {})
+
+    def _loss(self, images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Of the labelled images, and of unlabeled ones where there are any.
+
+        Strong views and labelled images go through the network at once, so that batch
+        normalisation takes its mean and variance from both: those of a dozen labelled images
+        alone are noise. The weak views are judged by the same network in the same mode, but
+        apart, because they need no gradient; FixMatch's own code sends all three through at once.
+        """
+        views = self.stream and self.stream.views()  # drawn in full precision
+        chance = step_randomness(self.options.seed, self.step, self.device)
+        with self.precision.autocast(), chance:
+            if views is None:
+                return self.loss(self.network(images), wanted)
+            weak, strong = views
+            with torch.no_grad():
+                weak_logits = self.network(weak)
+            logits = self.network(torch.cat([images, strong]))
+            done = self.step / self.total_steps
+            unlabeled = self.stream.loss(weak=weak_logits, strong=logits[len(images) :], done=done)
+            return self.loss(logits[: len(images)], wanted) + unlabeled
 
     def _augmented(self, images: torch.Tensor) -> torch.Tensor:
         if self.options.augment == "standard":
             return augment(images, self.noise, flip=self.options.flip)
         return mirror(images, self.noise) if self.options.flip else images
-
-
-@torch.inference_mode()
-def validate(
-    network: Network,
-    examples: Examples,
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    *,
-    multi_label: bool,
-    precision: Precision,
-    batch_size: int = 64,
-) -> dict[str, float]:
-    """Loss, macro AUROC and share of right images of the un-augmented validation images."""
-    network.eval()
-    device = network.mean.device
-    logits = []
-    for batch in batched(examples.images, batch_size):
-        gray = torch.from_numpy(np.stack(batch)).to(device)
-        with precision.autocast():
-            logits.append(network(to_unit(gray)).float())
-    logits = torch.cat(logits)
-    wanted = torch.from_numpy(examples.targets).float().to(device)
-    probs = probabilities(logits, multi_label=multi_label).cpu().numpy()
-    right = (predicted_labels(probs, multi_label=multi_label) == examples.targets).all(axis=1)
-    areas = [auroc(probs[:, k], examples.targets[:, k]) for k in range(probs.shape[1])]
-    return {
-        "val_loss": float(loss_of(logits, wanted)),
-        "val_accuracy": float(right.mean()),
-        "val_auroc": float(nan_mean(np.array(areas))),
-    }

@@ -14,13 +14,13 @@ from tqdm import tqdm
 from utils.augmentation import augment
 from utils.classifier import to_unit
 from utils.classifier_optim import Precision, learning_rate_at, parameter_groups, update_average
-from utils.classifier_training import epoch_batches
 from utils.contrastive_encoder import ContrastiveEncoder, Towers, learn_grams
 from utils.dataset import Record
 from utils.dataset_split import assign_splits
 from utils.gray_images import GrayImages
 from utils.image_text import text_of
 from utils.retrieval import relevance_groups
+from utils.shuffled_batches import epoch_batches
 
 MAX_INPUT_PX = 128  # more changes little and costs its square
 VAL_SHARE = 0.15

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from utils.augmentation import add_noise, mirror, regrade, smooth
 from utils.classifier import to_unit
 from utils.classifier_optim import Precision, learning_rate_at, parameter_groups, update_average
-from utils.classifier_training import epoch_batches
 from utils.cli import UserError
 from utils.copy_detector import CopyDetector, DetectorConfig, build_detector_network
 from utils.precision import has_fast_bf16
+from utils.shuffled_batches import epoch_batches
 
 MIN_IMAGES = 2  # a contrast needs another image
 MIN_CROP_AREA = 0.7  # of the image; a copy cropped further may not be found

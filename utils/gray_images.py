@@ -5,6 +5,7 @@ Shapes: N images, B images of a batch, H = W = resolution.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,23 @@ class GrayImages:
         held = self._held if self.in_memory else self._map(range(len(self)))
         for pixels in held:
             yield self._crop(pixels, None)
+
+    def take(self, indices: Iterable[int]) -> GrayImages:
+        """Some of the images, in this order; none is read again."""
+        chosen = [int(index) for index in indices]
+        part = copy.copy(self)
+        part.records = [self.records[index] for index in chosen]
+        part._held = [self._held[index] for index in chosen] if self.in_memory else []
+        return part
+
+    def joined(self, other: GrayImages) -> GrayImages:
+        """These images and then another's, which have the same size; none is read again."""
+        assert (self.resolution, self.resize_mode) == (other.resolution, other.resize_mode)
+        both = copy.copy(self)
+        both.records = [*self.records, *other.records]
+        both.in_memory = self.in_memory and other.in_memory
+        both._held = [*self._held, *other._held] if both.in_memory else []
+        return both
 
     def blurred(self, sigma_px: float) -> Iterator[np.ndarray]:
         """Every image after a Gaussian blur, (H, W) uint8; ``sigma_px`` is meant at 128 px."""
