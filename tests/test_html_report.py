@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from utils import html_charts
+from utils.chart_axes import nice_ticks
 from utils.html_report import Page
 from utils.html_text import escape, format_number
 
@@ -188,7 +189,7 @@ def test_writing_replaces_the_old_page(tmp_path):
     ("low", "high"), [(0, 1), (0.13, 0.87), (-3, 12), (1e-5, 3e-5), (0, 0), (7, 7), (0, 123456)]
 )
 def test_ticks_are_round_and_enclose_the_data(low, high):
-    ticks = html_charts.nice_ticks(low, high)
+    ticks = nice_ticks(low, high)
     step = ticks[1] - ticks[0]
     assert ticks[0] - 1e-9 * step <= low <= high <= ticks[-1] + 1e-9 * step
     assert 2 <= len(ticks) <= 9

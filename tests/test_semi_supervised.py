@@ -147,6 +147,10 @@ def test_the_flags_are_these():
         *("--class_balance", "--augment", "--random_flip", "--ema_decay"),
         *("--early_stopping_patience", "--output_dir", "--seed", "--device"),
         *("--mixed_precision", "--num_workers", "--offline", "--overwrite", "--num_resamples"),
+        *("--synthetic_dir", "--unlabeled_dir", "--label_shares", "--synthetic_ratios"),
+        *("--num_seeds", "--plan", "--unlabeled_method", "--pseudo_threshold"),
+        *("--unlabeled_ratio", "--unlabeled_weight", "--freeze_backbone", "--layer_decay"),
+        *("--drop_path", "--distribution_alignment"),
     }
     args = parser.parse_args(["--real_dir", str(ROOT), "--output_dir", "out"])
     assert (args.resolution, args.backbone, args.backbone_weights) == (224, "small", "none")
@@ -156,8 +160,24 @@ def test_the_flags_are_these():
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--arms", "synthetic"], "--arms"),
-        (["--arms", "real+synthetic"], "this version trains the arm real only"),
+        (["--arms", "synthetic"], "--arms synthetic needs --synthetic_dir"),
+        (["--arms", "synthetic-"], "quote it in the shell: 'synthetic->real'"),
+        (["--arms", "fake"], "--arms"),
+        (["--synthetic_dir", str(ROOT)], "--synthetic_dir goes with an arm"),
+        (["--synthetic_ratios", "100"], "--synthetic_ratios goes with an arm"),
+        (["--unlabeled_dir", str(ROOT)], "--unlabeled_dir goes with an arm"),
+        (["--label_shares", "0"], "--label_shares"),
+        (["--label_shares", "101"], "--label_shares"),
+        (["--label_shares", "5", "5"], "--label_shares names a value twice"),
+        (["--num_seeds", "0"], "--num_seeds"),
+        (["--arms", "real+unlabeled", "--pseudo_threshold", "0.4"], "--pseudo_threshold"),
+        (["--unlabeled_ratio", "2"], "--unlabeled_ratio goes with an arm that uses unlabeled"),
+        (["--unlabeled_method", "mixmatch"], "--unlabeled_method"),
+        (["--num_resamples", "1"], "--num_resamples"),
+        (["--backbone", "vit"], "--backbone vit takes its sizes from --backbone_weights"),
+        (["--backbone", "vit-100-2-8"], "multiple of 64"),
+        (["--drop_path", "0.1"], "--layer_decay and --drop_path are for vision transformers"),
+        (["--freeze_backbone"], "--freeze_backbone needs --backbone_weights"),
         (["--arms", "real", "real"], "--arms"),
         (["--backbone", "resnet19"], "--backbone"),
         (["--backbone_weights", "no/such.pth"], "--backbone_weights"),
@@ -198,8 +218,12 @@ def test_a_run_learns_and_reports_every_diagnosis(finished):
         *("ci95_low", "ci95_high", "n", "n_positive", "reason"),
     ]
     found = {(row["target"], row["metric"]): row for row in rows}
-    metrics = ("auroc", "accuracy", "balanced_accuracy", "f1", "sensitivity", "specificity")
-    assert set(found) == {(t, m) for t in (*LABELS, "macro") for m in metrics}
+    metrics = (
+        *("auroc", "auprc", "sensitivity_at_95_specificity", "accuracy", "balanced_accuracy"),
+        *("f1", "sensitivity", "specificity"),
+    )
+    named = {(t, m) for t in (*LABELS, "macro") for m in metrics}
+    assert set(found) == named | {("macro", "ece")}
     row = found["stripes", "auroc"]
     assert (row["arm"], row["label_share"], row["synthetic_ratio"]) == ("real", "100", "0")
     assert float(row["ci95_low"]) <= float(row["value"]) <= float(row["ci95_high"])
@@ -239,8 +263,9 @@ def test_results_and_page_hold_the_tables(finished):
         "labels": dict.fromkeys(LABELS, 16),
     }
     assert [row["diagnosis"] for row in results["table"]] == [*LABELS, "all diagnoses"]
-    assert list(results["table"][0]) == ["diagnosis", "images", "AUROC", "accuracy", "F1"]
-    assert results["arms"]["real"]["macro"] == printed["macro"]
+    assert list(results["table"][0]) == ["diagnosis", "images", "AUROC", "AUPRC", "accuracy", "F1"]
+    (cell,) = results["arms"]["real"]
+    assert cell["scores"]["macro"] == printed["macro"] and cell["label_share"] == 100
     blurred = results["robustness"]["blurred, sigma 1 px at 128 px"]
     assert 0.5 < blurred["accuracy"] <= 1
     page = (folder / "report.html").read_text()
@@ -259,7 +284,7 @@ def test_a_finished_run_is_replaced_only_with_overwrite(finished, clinic, capsys
         run(clinic, folder, "--max_train_steps", "1")
     before = (folder / "predictions.csv").read_bytes()
     saved = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert run(clinic, folder, "--max_train_steps", "1", "--overwrite") == 0
+    run(clinic, folder, "--max_train_steps", "1", "--overwrite")
     assert json.loads(capsys.readouterr().out)["training"]["steps"] == 1
     assert (folder / "predictions.csv").read_bytes() != before
     for path, content in saved.items():  # other tests read this run
@@ -268,11 +293,11 @@ def test_a_finished_run_is_replaced_only_with_overwrite(finished, clinic, capsys
 
 def test_a_folder_that_something_else_filled_is_left_alone(clinic, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="did not make"):
+    with pytest.raises(UserError, match=r"this script|another script|damaged"):
         run(clinic, tmp_path)
     for text in ('{"flags": {"prompt": "x"}}', "[]", "no JSON"):
         (tmp_path / "options.json").write_text(text)
-        with pytest.raises(UserError, match="did not make"):
+        with pytest.raises(UserError, match=r"this script|another script|damaged"):
             run(clinic, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -298,7 +323,7 @@ def test_several_labels_an_image_are_learned_as_multi_label(tmp_path, capsys):
     data = write_clinic(
         tmp_path / "data", splits=("train",) * 12 + ("val",) * 2 + ("test",) * 6, kinds_of=both
     )
-    assert run(data, tmp_path / "out", "--max_epochs", "6") == 0
+    run(data, tmp_path / "out", "--max_epochs", "6")
     printed = json.loads(capsys.readouterr().out)
     assert printed["task"] == "multilabel"
     assert printed["macro"]["auroc"]["value"] > 0.75
@@ -325,7 +350,10 @@ def test_a_test_set_of_its_own_is_used_and_a_split_is_made(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("prefix", "seed", "message"),
-    [("p", 9, "patients are in train and in test"), ("q", 0, "also in --real_dir")],
+    [
+        ("p", 9, "patients are in train and in test"),
+        ("q", 0, "9 images of --real_dir are test images"),
+    ],
 )
 def test_a_patient_or_an_image_on_both_sides_is_refused(tmp_path, prefix, seed, message):
     real = write_clinic(tmp_path / "real", splits=("train",) * 4 + ("val",) * 2)
@@ -353,7 +381,8 @@ def test_a_label_without_test_image_has_a_dash_and_a_reason(tmp_path):
     assert row["value"] == "" and row["n_positive"] == "0"
     assert row["reason"] == "no image of the test set has this label"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["arms"]["real"]["stripes"]["auroc"]["value"] is None
+    (cell,) = results["arms"]["real"]
+    assert cell["scores"]["stripes"]["auroc"]["value"] is None
     assert (
         "no image of the test set has this label" in (tmp_path / "out" / "report.html").read_text()
     )

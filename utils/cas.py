@@ -15,7 +15,8 @@ import numpy as np
 from utils.classification_scores import MACRO
 from utils.cli import UserError
 from utils.dataset import Record
-from utils.diagnosis_recipe import Recipe, Scores, draw_stratified
+from utils.diagnosis_recipe import Recipe, Scores
+from utils.label_subsets import draw_stratified
 from utils.patient_overlap import without_patients_of
 from utils.scores import Entry, absent, entry
 
@@ -135,7 +136,8 @@ def _real_scores(
     if train is None:
         return {}, None, ["no real training images were given, so there is no real value"]
     unseen, notes = without_patients_of(real, train)
-    chosen = draw_stratified(_with_labels(unseen, recipe.labels), count, seed=recipe.seed)
+    usable = _with_labels(unseen, recipe.labels)
+    chosen = [usable[i] for i in draw_stratified(usable, count, seed=recipe.seed)]
     why = _why_not(recipe.labels, chosen)
     if why:
         return {}, None, [*notes, f"no real value: in the real training images, {why}"]

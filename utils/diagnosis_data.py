@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -54,15 +52,6 @@ class DiagnosisData:
         return found
 
 
-class PixelSource(Protocol):
-    """Records with their decoded pixels, such as ``utils.gray_images.GrayImages``."""
-
-    records: Sequence[Record]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        """The images in the order of ``records``."""
-
-
 def divide(
     real: Dataset, test: Dataset | None, *, task: str, seed: int, by_image: bool
 ) -> DiagnosisData:
@@ -107,31 +96,6 @@ def patients_of(records: Sequence[Record]) -> list[str]:
         f"image {record.file_name}" if record.patient_id is None else f"patient {record.patient_id}"
         for record in records
     ]
-
-
-def refuse_shared_pixels(splits: Mapping[str, PixelSource]) -> None:
-    """Refuse a test image whose pixels, at the network's size, are those of another split.
-
-    Args:
-        splits: Name of a split -> its images, iterable as (H, W) uint8, with their ``records``.
-
-    Raises:
-        UserError: Naming up to ten pairs.
-    """
-    seen: dict[str, str] = {}
-    shared = []
-    for name in SPLITS:
-        for record, pixels in zip(splits[name].records, splits[name]):
-            digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-            if name != "test":
-                seen[digest] = record.where
-            elif digest in seen:
-                shared.append(f"{record.where} = {seen[digest]}")
-    if shared:
-        raise UserError(
-            f"{len(shared)} images of --test_dir are also in --real_dir: "
-            f"{'; '.join(shared[:_MAX_LISTED])}"
-        )
 
 
 def _own_splits(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 from tqdm import tqdm
 
 from utils.backbone_names import SMALL
@@ -148,25 +147,3 @@ class Recipe:
                 progress=lambda row: bar.update(),
             )
         return Classifier(config, result.network, device=self.device)
-
-
-def draw_stratified(records: Sequence[Record], count: int, *, seed: int) -> list[Record]:
-    """So many records at random, each label (the first, of several) with its share.
-
-    Args:
-        records: N of them, with labels.
-        count: How many; all where there are no more.
-        seed: Of the draw.
-
-    Returns:
-        The records, in their order.
-    """
-    members: dict[str, list[int]] = {}
-    for index in np.random.default_rng(seed).permutation(len(records)):
-        members.setdefault(records[index].labels[0], []).append(int(index))
-    places = {
-        index: (place + 0.5) / len(own)
-        for own in members.values()
-        for place, index in enumerate(own)
-    }
-    return [records[i] for i in sorted(sorted(places, key=places.get)[:count])]

@@ -11,74 +11,25 @@ import math
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
+from utils.chart_axes import (
+    MARGIN_BOTTOM,
+    MARGIN_LEFT,
+    MARGIN_RIGHT,
+    MARGIN_TOP,
+    PLOT_HEIGHT,
+    WIDTH,
+    Scale,
+    draw_axes,
+)
+from utils.chart_marks import NUM_COLOURS, Point, line_key, marked_path
 from utils.html_text import escape, format_number
 
-WIDTH = 640
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 78, 22, 34, 58
-PLOT_HEIGHT = 250
-NUM_COLOURS = 6
 MAX_POINTS = 1000
 SMOOTH_FROM = 100  # a curve of fewer points (validation) is drawn as it is
 BAR_PX, BAR_GAP_PX, GROUP_GAP_PX, NAME_PX = 16, 5, 20, 24
 VALUE_ROOM = 96
-
-Point = tuple[float, float]
-
-
-def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
-    """Round values (1, 2, 2.5 or 5 times a power of ten) that enclose ``low`` … ``high``."""
-    if high <= low:
-        spread = abs(low) * 0.1 or 1.0
-        low, high = low - spread, high + spread
-    raw = (high - low) / count
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = next(f for f in (1, 2, 2.5, 5, 10) if raw <= f * magnitude * (1 + 1e-9)) * magnitude
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [index * step for index in range(first, last + 1)]
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten that enclose two positive values, at most about six of them."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    last = max(last, first + 1)
-    stride = max(1, math.ceil((last - first) / 6))
-    return [10.0**power for power in range(first, last + stride, stride)]
-
-
-def _tick_label(value: float, step: float) -> str:
-    """One axis label, with as many decimals as the step between ticks needs."""
-    if abs(value) < 1e-3 and (value != 0 or step < 1e-3):
-        return f"{value:.0e}" if value else "0"
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9)) if step < 1 else 0
-    if step < 1 and round(step, decimals) != round(step, decimals + 1):
-        decimals += 1
-    if 1 <= step < 10 and step != int(step):
-        decimals = 1
-    return f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-class _Scale:
-    """Maps data to user units along one axis, linear or logarithmic."""
-
-    def __init__(self, values: Sequence[float], *, start: float, end: float, log: bool):
-        self.log = log
-        self.ticks = (log_ticks if log else nice_ticks)(min(values), max(values))
-        self._low, self._high = self._project(self.ticks[0]), self._project(self.ticks[-1])
-        self._start, self._end = start, end
-
-    def _project(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-    def __call__(self, value: float) -> float:
-        share = (self._project(value) - self._low) / (self._high - self._low)
-        return self._start + share * (self._end - self._start)
-
-    def labels(self) -> list[tuple[float, str]]:
-        """(position, text) of every tick."""
-        if self.log:
-            return [(self(t), f"{t:,.0f}" if t >= 1 else f"{t:g}") for t in self.ticks]
-        step = self.ticks[1] - self.ticks[0]
-        return [(self(t), _tick_label(t, step)) for t in self.ticks]
+EDGE_PX = 24  # room for error bars beside the first and the last x
+DODGE_PX = 5  # between the error bars of two series at the same x
 
 
 def _drawable(points: Sequence[Point], *, log_x: bool, log_y: bool) -> list[Point]:
@@ -117,39 +68,27 @@ def _svg(body: Sequence[str], *, height: float, title: str, description: str) ->
     )
 
 
-def legend(names: Sequence[str]) -> str:
-    """An HTML list naming the series; nothing for a single one, the title names that."""
+def legend(names: Sequence[str], *, marked: bool = False) -> str:
+    """An HTML list naming the series; nothing for a single one, the title names that.
+
+    Args:
+        names: Of the series.
+        marked: Whether to show each one's dashes and mark instead of its colour alone.
+    """
     if len(names) < 2:
         return ""
     items = "".join(
-        f'<li><span class="key c{i % NUM_COLOURS}"></span>{escape(name)}</li>'
+        f"<li>{line_key(i) if marked else _colour_key(i)}{escape(name)}</li>"
         for i, name in enumerate(names)
     )
     return f'<ul class="legend">{items}</ul>'
 
 
-def _axes(x_scale: _Scale, y_scale: _Scale, *, x_label: str, y_label: str) -> list[str]:
-    """Horizontal grid lines, tick labels and axis names."""
-    right, bottom = WIDTH - MARGIN_RIGHT, MARGIN_TOP + PLOT_HEIGHT
-    parts = [f'<text class="axis" x="0" y="16">{escape(y_label)}</text>']
-    for y, label in y_scale.labels():
-        parts.append(
-            f'<line class="grid" x1="{MARGIN_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(f'<text class="end mid" x="{MARGIN_LEFT - 8}" y="{y:.1f}">{label}</text>')
-    for x, label in x_scale.labels():
-        parts.append(
-            f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 5}"/>'
-        )
-        parts.append(f'<text class="centre" x="{x:.1f}" y="{bottom + 24}">{label}</text>')
-    parts.append(
-        f'<text class="axis centre" x="{(MARGIN_LEFT + right) / 2:.0f}" y="{bottom + 50}">'
-        f"{escape(x_label)}</text>"
-    )
-    return parts
+def _colour_key(index: int) -> str:
+    return f'<span class="key c{index % NUM_COLOURS}"></span>'
 
 
-def _path(points: Sequence[Point], x_scale: _Scale, y_scale: _Scale, css: str) -> str:
+def _path(points: Sequence[Point], x_scale: Scale, y_scale: Scale, css: str) -> str:
     """One polyline, with a dot at its last point (the only mark of a one-point series)."""
     if not points:
         return ""
@@ -175,6 +114,7 @@ def line_chart(
     log_x: bool = False,
     log_y: bool = False,
     smooth: float = 0.0,
+    intervals: Mapping[str, Mapping[float, Point | None]] | None = None,
 ) -> str:
     """Curves over a common x axis.
 
@@ -186,6 +126,8 @@ def line_chart(
         log_x: Logarithmic x axis; likewise ``log_y``.
         log_y: See above.
         smooth: Weight of the past in [0, 1) of an average drawn over long curves, then faint.
+        intervals: Name -> x -> (low, high). With them the points are few: each has a mark and an
+            error bar, and the x axis its tick there.
 
     Returns:
         SVG and legend; a sentence instead when no point can be drawn.
@@ -194,23 +136,50 @@ def line_chart(
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return f"<p>{escape(title)}: nothing to draw, no finite value was recorded.</p>"
-    bottom = MARGIN_TOP + PLOT_HEIGHT
-    x_scale = _Scale([x for x, _ in points], start=MARGIN_LEFT, end=WIDTH - MARGIN_RIGHT, log=log_x)
-    y_scale = _Scale([y for _, y in points], start=bottom, end=MARGIN_TOP, log=log_y)
-    body, spoken = _axes(x_scale, y_scale, x_label=x_label, y_label=y_label), []
+    scales = _scales(points, intervals, log_x=log_x, log_y=log_y)
+    body, spoken = draw_axes(*scales, x_label=x_label, y_label=y_label), []
     for index, (name, curve) in enumerate(curves.items()):
         css = f"c{index % NUM_COLOURS}"
-        if smooth and len(curve) >= SMOOTH_FROM:
-            body.append(_path(curve, x_scale, y_scale, f"{css} faint"))
+        if intervals is not None:
+            shift = DODGE_PX * (index - (len(curves) - 1) / 2)
+            bounds = intervals.get(name, {})
+            body.append(marked_path(curve, bounds, scales, index=index, shift=shift))
+        elif smooth and len(curve) >= SMOOTH_FROM:
+            body.append(_path(curve, *scales, f"{css} faint"))
             curve = smooth_points(curve, smooth)
-        body.append(_path(curve, x_scale, y_scale, css))
+        if intervals is None:
+            body.append(_path(curve, *scales, css))
         spoken.append(f"{name}: {_first_and_last(curve)}")
     description = f"{y_label} over {x_label}. " + "; ".join(spoken)
-    height = bottom + MARGIN_BOTTOM
-    return _svg(body, height=height, title=title, description=description) + legend(list(series))
+    height = MARGIN_TOP + PLOT_HEIGHT + MARGIN_BOTTOM
+    names = legend(list(series), marked=intervals is not None)
+    return _svg(body, height=height, title=title, description=description) + names
 
 
-def _bar_axis(scale: _Scale, *, bottom: float, x_label: str) -> list[str]:
+def _scales(
+    points: Sequence[Point],
+    intervals: Mapping[str, Mapping[float, Point | None]] | None,
+    *,
+    log_x: bool,
+    log_y: bool,
+) -> tuple[Scale, Scale]:
+    """The axes of curves; with intervals, wide enough for them and with ticks at the points."""
+    left, right, bottom = MARGIN_LEFT, WIDTH - MARGIN_RIGHT, MARGIN_TOP + PLOT_HEIGHT
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    ticks = None
+    if intervals is not None:
+        left, right = left + EDGE_PX, right - EDGE_PX
+        bounds = [b for row in intervals.values() for pair in row.values() if pair for b in pair]
+        ys += [b for b in bounds if math.isfinite(b) and (b > 0 or not log_y)]
+        places = sorted(set(xs))
+        ticks = places if len(places) > 1 else None
+    return (
+        Scale(xs, start=left, end=right, log=log_x, ticks=ticks),
+        Scale(ys, start=bottom, end=MARGIN_TOP, log=log_y),
+    )
+
+
+def _bar_axis(scale: Scale, *, bottom: float, x_label: str) -> list[str]:
     """The zero line, tick labels and axis name under a bar chart."""
     axis = [f'<path class="zero" d="M{scale(0.0):.1f} 4V{bottom:.0f}"/>']
     for x, label in scale.labels():
@@ -223,9 +192,7 @@ def _bar_axis(scale: _Scale, *, bottom: float, x_label: str) -> list[str]:
     return axis
 
 
-def _bar(
-    value: float | None, interval: Point | None, *, top: float, scale: _Scale, css: str
-) -> str:
+def _bar(value: float | None, interval: Point | None, *, top: float, scale: Scale, css: str) -> str:
     """One horizontal bar from zero, its whisker if it has an interval, and its value."""
     middle = top + BAR_PX / 2
     if value is None or not math.isfinite(value):
@@ -275,7 +242,7 @@ def bar_chart(
     finite = [float(v) for v in numbers if math.isfinite(v)]
     if not finite:
         return f"<p>{escape(title)}: nothing to draw, no finite value was recorded.</p>"
-    scale = _Scale([0.0, *finite], start=2.0, end=WIDTH - VALUE_ROOM, log=False)
+    scale = Scale([0.0, *finite], start=2.0, end=WIDTH - VALUE_ROOM, log=False)
     body, spoken, y = [], [], 4.0
     for group, row in groups.items():
         body.append(f'<text class="name" x="7" y="{y + NAME_PX - 8:.1f}">{escape(group)}</text>')

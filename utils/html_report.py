@@ -128,6 +128,7 @@ class Page:
         columns: Sequence[str] | Mapping[str, str] | None = None,
         *,
         caption: str | None = None,
+        dense: bool = False,
     ) -> None:
         """A table; numbers are formatted and right-aligned, the first column names the row.
 
@@ -135,6 +136,7 @@ class Page:
             rows: One mapping per row. A missing key, None and NaN show as a dash.
             columns: Keys in order, or key -> heading; by default the keys of the first row.
             caption: Text under the table: what is counted, over how many images.
+            dense: Whether many columns shall fit: smaller, and numbers may break at a space.
         """
         if columns is None:
             columns = list(rows[0]) if rows else []
@@ -151,8 +153,9 @@ class Page:
             rest = "".join(f"<td{c}>{escape(v)}</td>" for c, v in zip(css[1:], row[1:]))
             body += f"<tr>{first}{rest}</tr>"
         note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        look = ' class="dense"' if dense else ""
         self._parts.append(
-            f'<figure><div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+            f'<figure><div class="scroll" tabindex="0"><table{look}><thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table></div>{note}</figure>"
         )
 
@@ -208,6 +211,7 @@ class Page:
         log_x: bool = False,
         log_y: bool = False,
         smooth: float = 0.0,
+        intervals: Mapping[str, Mapping[float, Point | None]] | None = None,
     ) -> None:
         """A line chart; arguments as in ``html_charts.line_chart``."""
         drawing = html_charts.line_chart(
@@ -218,6 +222,7 @@ class Page:
             log_x=log_x,
             log_y=log_y,
             smooth=smooth,
+            intervals=intervals,
         )
         self._chart(drawing, title=title, caption=caption)
 

@@ -6,11 +6,11 @@ survive colour blindness and a black-and-white printer.
 
 STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbf9;--card:#fff;--ink:#1d232b;--soft:#5b6572;--line:#e0e0db;
---link:#1f5fa8;--s0:#3b6ea8;--s1:#d17a22;--s2:#3a8f6f;--s3:#a8558f;--s4:#8a7a2b;--s5:#5d6b7a;
+--link:#1f5fa8;--s0:#3b6ea8;--s1:#d17a22;--s2:#3a8f6f;--s3:#a8558f;--s4:#8a7a2b;--s5:#b23a48;
 --warn:#a15c00;--warn-bg:#fdf5e6;--note-bg:#f1f4f8}
 @media (prefers-color-scheme:dark){:root{--bg:#14171b;--card:#1b1f25;--ink:#e4e7ea;--soft:#9aa5b1;
 --line:#323943;--link:#8ab8ee;--s0:#7aa9dd;--s1:#e8a05a;--s2:#6fc2a0;--s3:#d491c0;--s4:#cbbb67;
---s5:#a3b0be;--warn:#f0b866;--warn-bg:#2b2417;--note-bg:#1e252e}}
+--s5:#f08c96;--warn:#f0b866;--warn-bg:#2b2417;--note-bg:#1e252e}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--ink);line-height:1.55;font-size:16px;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",Arial,sans-serif;
@@ -42,6 +42,7 @@ thead th{color:var(--soft);font-weight:600;font-size:.84rem;border-bottom-color:
 vertical-align:bottom}
 tbody th{font-weight:500}
 .num{text-align:right;white-space:nowrap}
+.dense{font-size:.85rem}.dense thead th{font-size:.8rem}.dense .num{white-space:normal}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.3rem 1.4rem;margin:1rem 0;
 font-size:.94rem}
 .facts dt{color:var(--soft)}.facts dd{margin:0;overflow-wrap:anywhere}
@@ -59,9 +60,15 @@ stroke-width:1;opacity:.6;fill:none}
 .chart .line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .chart .faint{opacity:.28;stroke-width:1}
 .chart .whisker{stroke:var(--ink);stroke-width:1.4;fill:none;opacity:.75}
+.chart .bound{stroke-width:1.2;fill:none;opacity:.6}
+.bound.c0{stroke:var(--s0)}.bound.c1{stroke:var(--s1)}.bound.c2{stroke:var(--s2)}
+.bound.c3{stroke:var(--s3)}.bound.c4{stroke:var(--s4)}.bound.c5{stroke:var(--s5)}
+.line-key{width:34px;height:12px;margin-right:.45em;vertical-align:-.05em}
+.line-key .line{fill:none;stroke-width:2}
 .line.c0{stroke:var(--s0)}.line.c1{stroke:var(--s1)}.line.c2{stroke:var(--s2)}
 .line.c3{stroke:var(--s3)}.line.c4{stroke:var(--s4)}.line.c5{stroke:var(--s5)}
 .line.c1{stroke-dasharray:7 4}.line.c2{stroke-dasharray:2 4}.line.c3{stroke-dasharray:9 3 2 3}
+.line.c4{stroke-dasharray:14 4}.line.c5{stroke-dasharray:1 5 6 5}
 .line.faint{stroke-dasharray:none}
 .bar.c0,.dot.c0{fill:var(--s0)}.bar.c1,.dot.c1{fill:var(--s1)}.bar.c2,.dot.c2{fill:var(--s2)}
 .bar.c3,.dot.c3{fill:var(--s3)}.bar.c4,.dot.c4{fill:var(--s4)}.bar.c5,.dot.c5{fill:var(--s5)}
@@ -83,7 +90,7 @@ font-size:.86rem;font-family:ui-monospace,Menlo,Consolas,"Liberation Mono",monos
 .chart text,.chart .name{font-size:21px}.chart-box{padding:.8rem .7rem .6rem}
 th,td{padding-right:.7rem}}
 @media print{:root{--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--note-bg:#f5f5f5;
---warn-bg:#f5f5f5;--s0:#3b6ea8;--s1:#d17a22;--s2:#3a8f6f;--s3:#a8558f;--s4:#8a7a2b;--s5:#5d6b7a}
+--warn-bg:#f5f5f5;--s0:#3b6ea8;--s1:#d17a22;--s2:#3a8f6f;--s3:#a8558f;--s4:#8a7a2b;--s5:#b23a48}
 body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}
 figure,.notice,tr,.sides>div{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}
 .chart-box{max-width:34rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}

@@ -28,6 +28,7 @@ COLUMNS = (
 )
 _TRACKED_COLUMNS = COLUMNS[2:6]
 _TRACKED = {"loss": "train_loss"}  # the name that diffusers' example gives the trackers
+ADVICE = "a lower --learning_rate, --lr_warmup_steps, or --mixed_precision bf16 in place of fp16"
 SMOOTHED_STEPS = 50  # the loss told at the end is a mean over this many steps
 
 
@@ -50,7 +51,14 @@ class Journal:
     """
 
     def __init__(
-        self, accelerator, output_dir: Path, *, steps: range, log_steps: int, images_per_step: int
+        self,
+        accelerator,
+        output_dir: Path,
+        *,
+        steps: range,
+        log_steps: int,
+        images_per_step: int,
+        advice: str = ADVICE,
     ) -> None:
         """Open the log; rows of steps that a resumed run repeats are dropped.
 
@@ -60,8 +68,10 @@ class Journal:
             steps: Steps done when the run starts, up to those at its end.
             log_steps: Interval between looks at the device.
             images_per_step: Over all processes and accumulated batches.
+            advice: What to try where the loss is no longer finite.
         """
         self._accelerator = accelerator
+        self._advice = advice
         self._path = output_dir / LOG_FILE
         self._last_step = steps.stop
         self._log_steps = log_steps
@@ -161,8 +171,7 @@ class Journal:
         raise UserError(
             f"step {entry.step}: loss {loss:g}, gradient norm {grad_norm:g}; training stopped. "
             f"Images of that step: {', '.join(names)}\n"
-            "Look at these images; else try a lower --learning_rate, --lr_warmup_steps, or "
-            "--mixed_precision bf16 in place of fp16."
+            f"Look at these images; else try {self._advice}."
         )
 
     def add_held_out(self, step: int, loss: float, by_timestep: Mapping[str, float]) -> None:

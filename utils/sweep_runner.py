@@ -1,0 +1,181 @@
+"""The runs of a sweep, one after the other: shared out over processes, kept, never done twice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from utils.arm_training import Trainer
+from utils.cli import available_cores
+from utils.gray_images import GrayImages
+from utils.process_group import from_main, wait_for_all
+from utils.run_folder import get_logger
+from utils.sweep_plan import RunKey, in_stages, share_out
+from utils.sweep_results import RUN_NAME, RunResult
+
+logger = get_logger("diagnosis")
+
+RUNS_FOLDER, CLASSIFIER_FOLDER = "runs", "classifier"
+
+
+def folder_of(key: RunKey, output_dir: Path) -> Path:
+    """Where a run's files lie."""
+    return output_dir / RUNS_FOLDER / key.name
+
+
+def is_done(key: RunKey, output_dir: Path, *, needs_network: bool) -> bool:
+    """Whether a run has ended, and its network is there if it is still needed."""
+    folder = folder_of(key, output_dir)
+    has_network = (folder / CLASSIFIER_FOLDER / "config.json").is_file()
+    return (folder / RUN_NAME).is_file() and (has_network or not needs_network)
+
+
+def use_a_core_for_each(keys: Sequence[RunKey], *, device: str, state) -> None:
+    """Compute with one thread a process, on a CPU.
+
+    The last bits of a run depend on the number of threads; so they do not depend on the number of
+    processes. Runs side by side also use the cores better than threads within a run.
+    """
+    if torch.device(device).type != "cpu":
+        return
+    torch.set_num_threads(1)
+    cores = available_cores()
+    if state.num_processes < min(cores, len(keys)):
+        most = min(cores, len(keys))
+        logger.info(
+            "%d of %d cores are used; ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
+            "--num_processes %d does as many runs side by side",
+            *(state.num_processes, cores, most),
+        )
+
+
+def runs_to_do(
+    keys: Sequence[RunKey], output_dir: Path, *, keep: Collection[RunKey]
+) -> list[list[RunKey]]:
+    """The runs of each stage that are not done, or whose network is needed and not there."""
+    first, then = in_stages(keys)
+    stages = ((first, set(first)), (then, set(keep)))
+    return [
+        [key for key in stage if not is_done(key, output_dir, needs_network=key in needed)]
+        for stage, needed in stages
+    ]
+
+
+def run_sweep(
+    keys: Sequence[RunKey],
+    trainer: Trainer,
+    *,
+    test: GrayImages,
+    output_dir: Path,
+    keep: Collection[RunKey],
+    state,
+) -> None:
+    """Do the runs that are not done yet; all processes of ``accelerate launch`` share them.
+
+    Args:
+        keys: The runs.
+        trainer: Trains one.
+        test: The images that every run predicts.
+        output_dir: Which all processes share.
+        keep: Runs whose network is kept, beside those that others start from.
+        state: ``PartialState`` of this process.
+    """
+    trainer.prepare(keys[0], test)
+    kept = {*keep, *in_stages(keys)[0]}
+    for stage in range(2):
+        todo = from_main(runs_to_do(keys, output_dir, keep=keep)[stage])
+        shares = share_out(todo, num_processes=state.num_processes, cost_of=trainer.cost)
+        own = shares[state.process_index]
+        with tqdm(
+            total=round(sum(map(trainer.cost, own))),
+            desc=f"{len(todo)} runs",
+            unit="img",
+            unit_scale=True,
+            disable=not (own and state.is_local_main_process),
+        ) as bar:
+            for number, key in enumerate(own, start=1):
+                bar.set_description(f"{key.name} ({number} of {len(own)})")
+                _do(
+                    *(key, trainer, test),
+                    output_dir=output_dir,
+                    keep_network=key in kept,
+                    progress=_counter(bar, trainer, key),
+                )
+        wait_for_all(state)
+
+
+def _counter(bar: tqdm, trainer: Trainer, key: RunKey) -> Callable[[dict | None], None]:
+    """Moves the bar with each epoch, and, told None, by what the end of a run has saved."""
+    per_step = trainer.cost(key) / trainer.num_steps(key)
+    moved = 0.0
+
+    def move(row: dict[str, float] | None) -> None:
+        nonlocal moved
+        if row is None:
+            bar.total -= round(trainer.cost(key) - moved)
+            bar.refresh()
+            return
+        bar.update(round(row["step"] * per_step - moved))
+        moved = row["step"] * per_step
+        bar.set_postfix(loss=row["train_loss"], val_auroc=row["val_auroc"])
+
+    return move
+
+
+def _do(
+    key: RunKey,
+    trainer: Trainer,
+    test: GrayImages,
+    *,
+    output_dir: Path,
+    keep_network: bool,
+    progress: Callable[[dict | None], None],
+) -> None:
+    """Train, predict, write."""
+    folder = folder_of(key, output_dir)
+    if folder.exists():  # what a killed run has left, or one whose network is needed again
+        (folder / RUN_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    start = key.pretraining and folder_of(key.pretraining, output_dir) / CLASSIFIER_FOLDER
+    trained = trainer(key, pretrained=start, progress=progress)
+    progress(None)
+    probs = trainer.predict(key, trained.classifier, test)
+    if keep_network:
+        trained.classifier.save(folder / CLASSIFIER_FOLDER)
+    RunResult(key, probs, trained.facts, trained.history).write(folder)
+
+
+def read_sweep(keys: Sequence[RunKey], output_dir: Path) -> list[RunResult]:
+    """What the runs found out."""
+    return [RunResult.read(folder_of(key, output_dir), key) for key in keys]
+
+
+def candidates(keys: Sequence[RunKey]) -> list[RunKey]:
+    """Runs of the largest label share: the classifier to keep is one of them."""
+    largest = max(key.label_share for key in keys)
+    return [key for key in keys if key.label_share == largest]
+
+
+def winner(runs: Sequence[RunResult]) -> RunResult:
+    """The run whose classifier is kept, chosen on validation patients, never on the test.
+
+    Of the arm and ratio with the highest validation AUROC in the mean of the seeds, the seed with
+    the highest.
+
+    Args:
+        runs: Of ``candidates``.
+    """
+
+    def quality(run: RunResult) -> float:
+        value = run.facts["val_auroc"]
+        return -1.0 if value is None else value
+
+    groups: dict[tuple[str, float], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((run.key.arm, run.key.synthetic_ratio), []).append(run)
+    best = max(groups.values(), key=lambda group: sum(map(quality, group)) / len(group))
+    return max(best, key=lambda run: (quality(run), -run.facts["val_loss"]))
