@@ -72,6 +72,19 @@ judge() {
     --output_dir "$OUTPUT_DIR/$name" "$@"
 }
 
+# launch SCRIPT FLAG...: a process for each of up to four cores, each with its share of the runs.
+launch() {
+  local cores
+  cores="$(getconf _NPROCESSORS_ONLN)"
+  if ((cores == 1)); then
+    python "$@"
+    return
+  fi
+  ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_machines 1 --dynamo_backend no \
+    --num_processes "$((cores < 4 ? cores : 4))" --num_cpu_threads_per_process 1 \
+    --main_process_port 0 --mixed_precision no "$@"
+}
+
 stage clinic python prepare_dataset.py simulate --output_dir "$CLINIC" \
   --num_images "$NUM_SCANS" --looks portable --seed "$SEED"
 stage split python prepare_dataset.py split --data_dir "$CLINIC" --overwrite --seed "$SEED"
@@ -89,6 +102,18 @@ draw synthetic_before "$MODEL_NAME"
 draw synthetic "$OUTPUT_DIR/pipeline"
 judge evaluation_before synthetic_before
 judge evaluation synthetic --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
+# few labels: what synthetic and unlabeled scans add, and what pre-training without labels adds
+stage few_labels launch semi_supervised.py --real_dir "$CLINIC" \
+  --synthetic_dir "$OUTPUT_DIR/synthetic" \
+  --arms real real+synthetic 'synthetic->real' real+unlabeled --label_shares 1 5 --num_seeds 2 \
+  --resolution 64 --max_train_steps 200 --early_stopping_patience 0 \
+  --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
+  --output_dir "$OUTPUT_DIR/few_labels"
+stage self_supervised launch self_supervised.py --real_dir "$CLINIC" --resolution 96 \
+  --mae_width 128 --mae_depth 4 --patch_size 12 --decoder_width 64 --decoder_depth 1 \
+  --pretrain_steps 800 --label_shares 5 --num_seeds 2 --batch_size 16 --max_train_steps 150 \
+  --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
+  --output_dir "$OUTPUT_DIR/self_supervised"
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
 
 echo "The page: $OUTPUT_DIR/report.html"

@@ -29,8 +29,25 @@ STAGES = {
     "synthetic": "draw scans after fine-tuning",
     "evaluation_before": "evaluate before",
     "evaluation": "evaluate after",
+    "few_labels": "diagnosis from few labels",
+    "self_supervised": "pre-train without labels, diagnosis from few labels",
 }
 SCANS_PER_FINDING = 6
+# Stage, title, picture and its caption; a classifier without errors has no picture of them.
+FEW_LABELS = (
+    (
+        "few_labels",
+        "Diagnosis from few labels",
+        "errors.png",
+        "Most confident errors of the classifier that is kept.",
+    ),
+    (
+        "self_supervised",
+        "Pre-training without labels",
+        "reconstructions.png",
+        "Scans of unseen patients: as they are, what the encoder sees, what is reconstructed.",
+    ),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,6 +122,32 @@ def add_result(page: Page, *, before: dict, after: dict, diagnosis: dict) -> Non
     page.table(diagnosis["table"], caption="The classifier on the clinic's real test scans.")
 
 
+def add_few_labels(page: Page, run_dir: Path) -> None:
+    """What synthetic and unlabeled scans, and pre-training, add to few labels."""
+    from PIL import Image
+
+    for name, title, picture, caption in FEW_LABELS:
+        found = _read_json(run_dir / name / "results.json")
+        page.heading(title)
+        page.bullets(found["verdict"])
+        page.table(
+            [
+                {
+                    "trained on": arm.replace("->", ", then "),
+                    "labels, percent": cell["label_share"],
+                    "macro AUROC": _format_entry(cell["scores"]["macro"]["auroc"]),
+                    "accuracy": _format_entry(cell["scores"]["macro"]["accuracy"]),
+                }
+                for arm, cells in found["arms"].items()
+                for cell in cells
+            ],
+            caption="Means over two seeds on the clinic's test scans; brackets are "
+            "95 % intervals over patients and seeds, wide with so few.",
+        )
+        if (run_dir / name / picture).is_file():
+            page.image(Image.open(run_dir / name / picture), caption, longest_px=900)
+
+
 def add_training(page: Page, run_dir: Path) -> None:
     """Loss curve and time per stage."""
     with (run_dir / "pipeline" / "train_log.csv").open(encoding="utf-8") as file:
@@ -147,9 +190,10 @@ def write_page(run_dir: Path) -> Path:
                 "synthetic, after": _pictures(run_dir / "synthetic", label, split=None),
             }
         )
+    add_few_labels(page, run_dir)
     add_training(page, run_dir)
     page.heading("More")
-    for name in ("evaluation", "evaluation_before", "diagnosis"):
+    for name in ("evaluation", "evaluation_before", "diagnosis", "few_labels", "self_supervised"):
         page.link(f"{name}: the whole report", f"{name}/report.html")
     path = run_dir / "report.html"
     page.write(path)

@@ -20,6 +20,8 @@ STAGES = [
     "synthetic",
     "evaluation_before",
     "evaluation",
+    "few_labels",
+    "self_supervised",
     "report",
 ]
 
