@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any
 
 from utils import cli, diagnosis_flags, mae_flags, run_folder
 from utils.cli import UserError
+from utils.sweep_plan import RESULT_FILES, RUN_FILES
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -70,14 +71,10 @@ FREE_FLAGS = (
     *("arms", "label_shares", "num_seeds", "num_resamples"),
 )
 WORK = "pretraining"  # folder of logs and checkpoints
-RESULT_FILES = (
-    *("results.json", "report.html", "results.csv", "comparisons.csv", "sources.csv"),
-    *("runs.csv", "predictions.csv", "training.csv", "errors.png"),
-)
 OUTPUTS = (
     *(*RESULT_FILES, "pretraining.json", "pretraining.csv", "reconstructions.png"),
     *("encoder.safetensors", "mae/*", f"{WORK}/*.csv", f"{WORK}/checkpoint-*/*"),
-    *("classifier/*", "runs/*/*.*", "runs/*/classifier/*"),
+    *RUN_FILES,
 )
 
 logger = run_folder.get_logger("self_supervised")

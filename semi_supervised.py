@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING
 
 from utils import arm_flags, cli, diagnosis_flags, run_folder
 from utils.backbone_names import SMALL
+from utils.sweep_plan import RESULT_FILES, RUN_FILES
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -63,11 +64,7 @@ FREE_FLAGS = (
     *("arms", "label_shares", "synthetic_ratios", "num_seeds", "plan", "num_resamples"),
     *("output_dir", "device", "num_workers", "offline", "overwrite"),
 )
-RESULT_FILES = (
-    *("results.json", "report.html", "results.csv", "comparisons.csv", "sources.csv"),
-    *("runs.csv", "predictions.csv", "training.csv", "errors.png"),
-)
-OUTPUTS = (*RESULT_FILES, "classifier/*", "runs/*/*.*", "runs/*/classifier/*")
+OUTPUTS = (*RESULT_FILES, *RUN_FILES)
 
 logger = run_folder.get_logger("semi_supervised")
 

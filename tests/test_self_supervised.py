@@ -461,3 +461,24 @@ def test_an_arm_that_the_shell_has_cut_is_refused(clinic, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(clinic, tmp_path / "out", "--arms", "mae-")
     assert "--arms" in capsys.readouterr().err
+
+
+def test_an_arm_named_twice_is_refused(clinic, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(clinic, tmp_path / "out", "--arms", "scratch", "scratch")
+    assert "--arms names a value twice" in capsys.readouterr().err
+
+
+def test_a_synthetic_set_of_the_test_captions_is_refused(clinic, tmp_path):
+    drawn = write_scans(tmp_path / "drawn", ("",) * 6, prefix="s", seed=3)
+    flags = {"prompts_split": "test", "prompts_from": str(clinic)}
+    (drawn / "options.json").write_text(json.dumps({"flags": flags}))
+    with pytest.raises(UserError, match="captions of the split test"):
+        source = ["--pretrain_on", "synthetic", "--synthetic_dir", str(drawn)]
+        run(clinic, tmp_path / "out", *source)
+
+
+def test_copies_of_training_scans_in_a_test_set_of_its_own_are_refused(clinic, tmp_path):
+    other = write_scans(tmp_path / "other", ("",) * 8, prefix="q")
+    with pytest.raises(UserError, match=r"images of .* are test images"):
+        run(clinic, tmp_path / "out", "--test_dir", str(other), *CURVE)

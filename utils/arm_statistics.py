@@ -167,6 +167,8 @@ def estimate_arm(scores: ArmScores) -> list[Estimate]:
             perfect = values.min() == 1 and metric not in LOWER_IS_BETTER
             low, high = (_perfect_low(scores, target), 1.0) if perfect else (math.nan,) * 2
             notes = [*notes, NO_ERROR if perfect else CONSTANT]
+        if math.isnan(low) or math.isnan(high):
+            low = high = math.nan
         low, high = (float(np.clip(end, 0, 1)) for end in (low, high))
         found.append(Estimate(target, metric, mean.mean, low, high, len(values), "; ".join(notes)))
     return found

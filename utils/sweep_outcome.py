@@ -15,13 +15,15 @@ from utils.diagnosis_evaluation import robustness_to_blur
 from utils.diagnosis_report import prediction_rows, result_entries, score_table
 from utils.html_report import Page
 from utils.source_scores import shortcut_warnings
-from utils.sweep_cells import cell_of
+from utils.sweep_cells import SweepScores, cell_of, main_cells
 from utils.sweep_page import SweepStory, write_page
 from utils.sweep_plan import RunKey
 from utils.sweep_results import RunResult, SweepResults
 from utils.sweep_runner import CLASSIFIER_FOLDER, candidates, folder_of, read_sweep, winner
 from utils.sweep_scores import score_sweep, verdict
 from utils.sweep_tables import sweep_entries, write_tables
+
+MAX_SENTENCES = 24  # on a page
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def finish(
         output_dir / "report.html",
         SweepStory(
             outcome.title,
-            sentences,
+            _shown(sentences, scores),
             {**outcome.facts, "classifier kept": f"{best.key.name}, sha256 {classifier.sha256}"},
             notes,
             robustness=robustness,
@@ -117,6 +119,16 @@ def finish(
     details = {"notes": notes, "table": score_table(estimates, test.targets, data.labels)}
     run_folder.write_json(output_dir / "results.json", printed | details | sweep_entries(scores))
     return printed
+
+
+def _shown(sentences: Sequence[str], scores: SweepScores) -> Sequence[str]:
+    """The sentences of a page: of a large sweep those of the smallest and the largest share."""
+    if len(sentences) <= MAX_SENTENCES:
+        return sentences
+    return [
+        *verdict(scores, only=main_cells(scores.estimates)),
+        f"All {len(sentences)} comparisons are in comparisons.csv.",
+    ]
 
 
 def equal_subsets(runs: Sequence[RunResult]) -> list[str]:

@@ -7,6 +7,13 @@ from dataclasses import dataclass, replace
 
 from utils import arms as kinds
 
+# What a sweep leaves in its output folder: tables and pages, and the runs they come from.
+RESULT_FILES = (
+    *("results.json", "report.html", "results.csv", "comparisons.csv", "sources.csv"),
+    *("runs.csv", "predictions.csv", "training.csv", "errors.png"),
+)
+RUN_FILES = ("classifier/*", "runs/*/*.*", "runs/*/classifier/*")
+
 
 @dataclass(frozen=True, order=True)
 class RunKey:

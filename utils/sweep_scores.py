@@ -65,8 +65,13 @@ def references_of(cell: Cell, cells: Collection[Cell], reference_arm: str) -> li
     ]
 
 
-def verdict(scores: SweepScores) -> list[str]:
-    """A sentence for each comparison, on the macro AUROC."""
+def verdict(scores: SweepScores, *, only: Collection[Cell] | None = None) -> list[str]:
+    """A sentence for each comparison, on the macro AUROC.
+
+    Args:
+        scores: Of the sweep.
+        only: Cells to speak of; None: all.
+    """
     return [
         sentence(
             found,
@@ -77,6 +82,7 @@ def verdict(scores: SweepScores) -> list[str]:
         for pair in scores.comparisons
         for found in pair.differences
         if (found.target, found.metric) == (MACRO, MAIN_METRIC)
+        and (only is None or pair.cell in only)
     ]
 
 
