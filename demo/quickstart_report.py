@@ -68,8 +68,9 @@ def _format_entry(entry: dict | None) -> str:
     if entry is None or entry.get("value") is None:
         return "–"
     text = f"{entry['value']:.3g}"
-    if entry.get("ci95"):
-        return f"{text} [{entry['ci95'][0]:.3g}, {entry['ci95'][1]:.3g}]"
+    low, high = entry.get("ci95") or (None, None)
+    if low is not None:
+        return f"{text} [{low:.3g}, {high:.3g}]"
     return f"{text} ± {entry['std']:.2g}" if entry.get("std") is not None else text
 
 
