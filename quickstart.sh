@@ -105,13 +105,13 @@ judge evaluation synthetic --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
 # few labels: what synthetic and unlabeled scans add, and what pre-training without labels adds
 stage few_labels launch semi_supervised.py --real_dir "$CLINIC" \
   --synthetic_dir "$OUTPUT_DIR/synthetic" \
-  --arms real real+synthetic 'synthetic->real' real+unlabeled --label_shares 1 5 --num_seeds 2 \
+  --arms real real+synthetic 'synthetic->real' real+unlabeled --label_shares 1 --num_seeds 3 \
   --resolution 64 --max_train_steps 200 --early_stopping_patience 0 \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/few_labels"
 stage self_supervised launch self_supervised.py --real_dir "$CLINIC" --resolution 96 \
   --mae_width 128 --mae_depth 4 --patch_size 12 --decoder_width 64 --decoder_depth 1 \
-  --pretrain_steps 800 --label_shares 5 --num_seeds 2 --batch_size 16 --max_train_steps 150 \
+  --pretrain_steps 800 --label_shares 5 --num_seeds 3 --batch_size 16 --max_train_steps 150 \
   --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/self_supervised"
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"

@@ -142,7 +142,7 @@ def add_few_labels(page: Page, run_dir: Path) -> None:
                 for arm, cells in found["arms"].items()
                 for cell in cells
             ],
-            caption="Means over two seeds on the clinic's test scans; brackets are "
+            caption="Means over three seeds on the clinic's test scans; brackets are "
             "95 % intervals over patients and seeds, wide with so few.",
         )
         if (run_dir / name / picture).is_file():
