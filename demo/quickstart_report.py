@@ -135,7 +135,7 @@ def add_few_labels(page: Page, run_dir: Path) -> None:
             [
                 {
                     "trained on": arm.replace("->", ", then "),
-                    "labels, percent": cell["label_share"],
+                    "labels, percent": f"{cell['label_share']:g}",
                     "macro AUROC": _format_entry(cell["scores"]["macro"]["auroc"]),
                     "accuracy": _format_entry(cell["scores"]["macro"]["accuracy"]),
                 }
