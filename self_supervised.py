@@ -228,21 +228,16 @@ def open_output(args: argparse.Namespace, accelerator: Accelerator, data: Pretra
 
     from utils.checkpoints import remove_leftovers
     from utils.process_group import wait_for_all
-    from utils.resumable_run import open_run
+    from utils.sweep_runner import open_sweep
 
     if accelerator.is_main_process:
         remove_leftovers(args.output_dir / WORK)
-        open_run(
-            args.output_dir,
+        open_sweep(
             args,
             identity={"pretraining_data": data.fingerprint},
             free_flags=FREE_FLAGS,
             outputs=OUTPUTS,
-            anew=args.overwrite,
         )
-        run_folder.write_options(args.output_dir, args, pretraining_data=data.fingerprint)
-        for name in RESULT_FILES:
-            (args.output_dir / name).unlink(missing_ok=True)
         for path in (args.output_dir / WORK).glob("checkpoint-*"):
             if not any(path.iterdir()):
                 path.rmdir()  # what is left of a run that was overwritten
@@ -578,7 +573,8 @@ def measure_encoder(args: argparse.Namespace, divided: DiagnosisData) -> dict[st
     from utils.sweep_runner import candidates, run_sweep, use_a_core_for_each
 
     keys, state = plan_runs(args), PartialState()
-    use_a_core_for_each(keys, device=own_device(args.device, state), state=state)
+    device = own_device(args.device, state)
+    use_a_core_for_each(keys, device=device, state=state)
     trainer, test = make_trainer(args, divided)
     run_sweep(
         keys,
@@ -597,6 +593,7 @@ def measure_encoder(args: argparse.Namespace, divided: DiagnosisData) -> dict[st
         notes=divided.notes,
         num_resamples=args.num_resamples,
         seed=args.seed,
+        device=device,
         add_more=partial(add_pretraining, args),
     )
     return finish(args.output_dir, keys, divided, test, outcome=outcome)

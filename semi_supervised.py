@@ -142,7 +142,7 @@ def peak_rate(args: argparse.Namespace) -> float:
 
 
 def make_trainer(
-    args: argparse.Namespace, data: DiagnosisInput, state: PartialState
+    args: argparse.Namespace, data: DiagnosisInput, state: PartialState, device: str
 ) -> tuple[Trainer, Examples]:
     """The trainer of all runs, and the images to test on."""
     from utils.arm_training import ArmTrainer
@@ -151,14 +151,12 @@ def make_trainer(
     from utils.diagnosis_input import load_pools
     from utils.fixmatch import Unlabeled
     from utils.probe_training import ProbeTrainer
-    from utils.process_group import own_device
     from utils.untrained_classifier import UntrainedClassifier, describe_classifier
 
     pools, test = load_pools(args, data)
     backbone = full_name(args.backbone, args.backbone_weights)
     config = describe_classifier(args, data.real, pools.train.images, backbone=backbone)
     start = UntrainedClassifier(config, weights=args.backbone_weights, offline=args.offline)
-    device = own_device(args.device, state)
     if args.freeze_backbone:
         cache_dir = args.output_dir.parent / run_folder.FEATURE_CACHE
         options = {"class_balance": args.class_balance, "cache_dir": cache_dir}
@@ -226,7 +224,7 @@ def tell_plan(
         logger.info("%d runs, %d done; %s at most", plan["num_runs"], plan["num_done"], longest)
 
 
-def describe_outcome(args: argparse.Namespace, data: DiagnosisInput) -> Outcome:
+def describe_outcome(args: argparse.Namespace, data: DiagnosisInput, device: str) -> Outcome:
     """What the page says about data and training, and what the arms are compared with."""
     from utils.sweep_outcome import Outcome
 
@@ -255,28 +253,8 @@ def describe_outcome(args: argparse.Namespace, data: DiagnosisInput) -> Outcome:
         notes=data.notes,
         num_resamples=args.num_resamples,
         seed=args.seed,
+        device=device,
     )
-
-
-def open_output(args: argparse.Namespace, data: DiagnosisInput) -> None:
-    """Make the folder ready, new or to be continued.
-
-    Raises:
-        UserError: If it holds another run, or files of another origin.
-    """
-    from utils.resumable_run import open_run
-
-    open_run(
-        args.output_dir,
-        args,
-        identity={"data_hash": data.fingerprint},
-        free_flags=FREE_FLAGS,
-        outputs=OUTPUTS,
-        anew=args.overwrite,
-    )
-    run_folder.write_options(args.output_dir, args, data_hash=data.fingerprint)
-    for name in RESULT_FILES:
-        (args.output_dir / name).unlink(missing_ok=True)
 
 
 def run(args: argparse.Namespace, state: PartialState) -> dict[str, object]:
@@ -284,21 +262,27 @@ def run(args: argparse.Namespace, state: PartialState) -> dict[str, object]:
     from utils.diagnosis_input import load_input
     from utils.process_group import leave, main_first, own_device, wait_for_all
     from utils.resumable_run import only_writer
-    from utils.sweep_runner import candidates, run_sweep, use_a_core_for_each
+    from utils.sweep_runner import candidates, open_sweep, run_sweep, use_a_core_for_each
 
     is_main = state.is_main_process
     with main_first(state):
         data = load_input(args, check_pixels=is_main or args.skip_invalid)
     keys = plan_runs(args, data)
-    use_a_core_for_each(keys, device=own_device(args.device, state), state=state)
-    trainer, test = make_trainer(args, data, state)
+    device = own_device(args.device, state)
+    use_a_core_for_each(keys, device=device, state=state)
+    trainer, test = make_trainer(args, data, state, device)
     if args.plan:
         return describe_plan(args, keys, trainer, state)
     if is_main:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     with only_writer(args.output_dir) if is_main else nullcontext():
         if is_main:
-            open_output(args, data)
+            open_sweep(
+                args,
+                identity={"data_hash": data.fingerprint},
+                free_flags=FREE_FLAGS,
+                outputs=OUTPUTS,
+            )
             tell_plan(args, keys, trainer, state)
         wait_for_all(state)
         run_sweep(
@@ -314,7 +298,7 @@ def run(args: argparse.Namespace, state: PartialState) -> dict[str, object]:
             from utils.sweep_outcome import finish
 
             result = finish(
-                args.output_dir, keys, data.real, test, outcome=describe_outcome(args, data)
+                args.output_dir, keys, data.real, test, outcome=describe_outcome(args, data, device)
             )
     leave(state)
     return result

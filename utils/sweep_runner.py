@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +14,34 @@ from utils.arm_training import Trainer
 from utils.cli import available_cores
 from utils.gray_images import GrayImages
 from utils.process_group import from_main, wait_for_all
-from utils.run_folder import get_logger
-from utils.sweep_plan import RunKey, in_stages, share_out
+from utils.resumable_run import open_run
+from utils.run_folder import get_logger, write_options
+from utils.sweep_plan import RESULT_FILES, RunKey, in_stages, share_out
 from utils.sweep_results import RUN_NAME, RunResult
 
 logger = get_logger("diagnosis")
 
 RUNS_FOLDER, CLASSIFIER_FOLDER = "runs", "classifier"
+
+
+def open_sweep(
+    args: argparse.Namespace,
+    *,
+    identity: Mapping[str, object],
+    free_flags: Collection[str],
+    outputs: Collection[str],
+) -> None:
+    """Make --output_dir ready for a sweep, new or to be continued; its old results go.
+
+    Arguments and errors as ``open_run``; the flags of this command replace those on record, as
+    free ones may differ.
+    """
+    folder = args.output_dir
+    options = {"identity": identity, "free_flags": free_flags, "outputs": outputs}
+    open_run(folder, args, **options, anew=args.overwrite)
+    write_options(folder, args, **identity)
+    for name in RESULT_FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def folder_of(key: RunKey, output_dir: Path) -> Path:
