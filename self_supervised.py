@@ -46,7 +46,6 @@ from utils.sweep_plan import RESULT_FILES, RUN_FILES
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from utils.arm_training import Trainer
     from utils.classifier_training import Examples
     from utils.dataset import Record
     from utils.diagnosis_data import DiagnosisData
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from utils.mae_model import MaeOptions
     from utils.pretraining_data import PretrainingData
     from utils.sweep_plan import RunKey
+    from utils.sweep_trainer import Trainer
     from utils.training_journal import Journal
 
 KEPT_CHECKPOINTS = 2
@@ -75,6 +75,7 @@ OUTPUTS = (
     *(*RESULT_FILES, "pretraining.json", "pretraining.csv", "reconstructions.png"),
     *("encoder.safetensors", "mae/*", f"{WORK}/*.csv", f"{WORK}/checkpoint-*/*"),
     *RUN_FILES,
+    "classifier/*",
 )
 
 logger = run_folder.get_logger("self_supervised")

@@ -47,11 +47,11 @@ from utils.sweep_plan import RESULT_FILES, RUN_FILES
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from utils.arm_training import Trainer
     from utils.classifier_training import Examples
     from utils.diagnosis_input import DiagnosisInput
     from utils.sweep_outcome import Outcome
     from utils.sweep_plan import RunKey
+    from utils.sweep_trainer import Trainer
 
 # AdamW's peak rates: small network from scratch, large one from scratch, large one fine-tuned.
 SMALL_RATE, SCRATCH_RATE, FINE_TUNING_RATE = 2e-3, 3e-4, 1e-4
@@ -64,7 +64,7 @@ FREE_FLAGS = (
     *("arms", "label_shares", "synthetic_ratios", "num_seeds", "plan", "num_resamples"),
     *("output_dir", "device", "num_workers", "offline", "overwrite"),
 )
-OUTPUTS = (*RESULT_FILES, *RUN_FILES)
+OUTPUTS = (*RESULT_FILES, *RUN_FILES, "classifier/*")
 
 logger = run_folder.get_logger("semi_supervised")
 

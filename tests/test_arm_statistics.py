@@ -7,16 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from utils.arm_statistics import (
-    AGREEMENT,
-    CONSTANT,
-    NO_ERROR,
-    ONE_SEED,
-    Difference,
-    compare_arms,
-    estimate_arm,
-    score_arm,
-)
+from utils.arm_estimates import AGREEMENT, CONSTANT, NO_ERROR, ONE_SEED, Difference
+from utils.arm_statistics import compare_arms, estimate_arm, score_arm
 from utils.classification_scores import MACRO, ONE_PATIENT, score_classification
 from utils.delong import auroc_covariance
 from utils.seed_variance import infer_mean

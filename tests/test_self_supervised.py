@@ -438,7 +438,7 @@ def test_probes_keep_the_encoder_and_fine_tuning_starts_from_it(measured):
     wanted = load_file(measured / "encoder.safetensors")["blocks.0.attn.qkv.weight"]
     own = {}
     for arm in ("scratch", "mae-to-probe", "mae-to-fine-tune"):
-        folder = measured / "runs" / f"{arm}_share100_ratio0_seed0" / "classifier"
+        folder = measured / "runs" / f"{arm}_share100_ratio0_seed0" / "network"
         state = Classifier.load(folder).network.backbone.state_dict()
         (name,) = [k for k in state if "layer_0" in k and k.endswith("in_proj_weight")]
         own[arm] = float((state[name] - wanted).abs().max())

@@ -14,7 +14,8 @@ from PIL import Image
 import semi_supervised
 from utils.cli import UserError
 from utils.dataset import Dataset, Record
-from utils.diagnosis_data import divide, patients_of, targets_of
+from utils.diagnosis_data import divide, targets_of
+from utils.patient_division import patients_of
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("bright left", "bright right", "stripes")

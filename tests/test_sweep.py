@@ -130,7 +130,7 @@ def test_the_best_on_validation_patients_is_kept(finished):
     arm, share, ratio, _ = name.split("_")
     assert (arm.replace("-to-", "->"), ratio) == (best[0], f"ratio{best[1]}")
     assert share == "share100"
-    own = folder / "runs" / name / "classifier" / "model.safetensors"
+    own = folder / "runs" / name / "network" / "model.safetensors"
     assert own.read_bytes() == (folder / "classifier" / "model.safetensors").read_bytes()
 
 

@@ -9,10 +9,11 @@ from utils import arms as kinds
 from utils.classifier_training import Examples
 from utils.dataset import Record
 from utils.dataset_split import assign_splits
-from utils.diagnosis_data import VAL_SHARE, patients_of
 from utils.gray_images import GrayImages
 from utils.label_subsets import draw_stratified, labelled_subset
+from utils.patient_division import VAL_SHARE, patients_of
 from utils.sweep_plan import RunKey
+from utils.synthetic_ratios import num_synthetic
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,6 @@ def select(key: RunKey, pools: Pools) -> Selection:
     if not kinds.uses_real(key.arm):
         synthetic, synthetic_val = _divided(synthetic, records, seed=key.seed)
     return Selection(real, val, synthetic, synthetic_val)
-
-
-def num_synthetic(ratio: float, num_real: int) -> int:
-    """Synthetic images of a run, for a ratio in percent of the real training images."""
-    return round(ratio / 100 * num_real)
 
 
 def num_patients(records: Sequence[Record], places: Sequence[int]) -> int:

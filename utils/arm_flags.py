@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from utils import arms as kinds
 from utils import cli
@@ -18,31 +19,38 @@ UNLABELED_DEFAULTS = {
 }
 
 
-def arm(text: str) -> str:
-    """Flag type: what a classifier is trained on."""
-    if text not in kinds.ARMS:
-        quoted = ""
-        if text.endswith("-"):  # the shell has taken ">real" for a file to write to
-            quoted = f"; quote it in the shell: '{kinds.PRETRAINED}'"
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(kinds.ARMS)}{quoted}")
-    return text
+def add_arms(
+    group: argparse._ArgumentGroup, *, arms: Sequence[str] = kinds.ARMS, what: str = "labels"
+) -> None:
+    """The arms, and the synthetic images of those that use them.
 
+    Args:
+        group: Where to add them.
+        arms: Those that can be chosen.
+        what: What the synthetic images have to have, in words.
+    """
 
-def add_all(group: argparse._ArgumentGroup) -> None:
-    """What classifiers are trained on, beside the labelled real images."""
+    def arm(text: str) -> str:
+        if text not in arms:
+            quoted = ""
+            if text.endswith("-"):  # the shell has taken ">real" for a file to write to
+                quoted = f"; quote it in the shell: '{kinds.PRETRAINED}'"
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(arms)}{quoted}")
+        return text
+
     group.add_argument(
         "--arms",
         type=arm,
         nargs="+",
         default=[kinds.REAL],
         metavar="ARM",
-        help=f"any of {', '.join(kinds.ARMS)}; quote the one with '>' (default: real)",
+        help=f"any of {', '.join(arms)}; quote the one with '>' (default: real)",
     )
     group.add_argument(
         "--synthetic_dir",
         type=cli.data_source,
         metavar="SOURCE",
-        help="synthetic images with labels, for arms with synthetic",
+        help=f"synthetic images with {what}, for arms with synthetic",
     )
     group.add_argument(
         "--synthetic_ratios",
@@ -52,6 +60,11 @@ def add_all(group: argparse._ArgumentGroup) -> None:
         help="synthetic images in percent of all real training images, whatever the label share "
         "(default: all that --synthetic_dir has)",
     )
+
+
+def add_all(group: argparse._ArgumentGroup) -> None:
+    """What classifiers are trained on, beside the labelled real images."""
+    add_arms(group)
     group.add_argument(
         "--unlabeled_dir",
         type=cli.data_source,
@@ -98,8 +111,8 @@ def add_all(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check(args: argparse.Namespace) -> str | None:
-    """What is wrong with the flags of the arms; None if nothing is."""
+def check_synthetic(args: argparse.Namespace) -> str | None:
+    """What is wrong with the flags of ``add_arms``; None if nothing is."""
     ratios = args.synthetic_ratios or []
     if len(set(ratios)) < len(ratios):
         return "--synthetic_ratios names a value twice"
@@ -111,6 +124,13 @@ def check(args: argparse.Namespace) -> str | None:
             return f"--{flag} goes with an arm that uses synthetic images"
     if args.synthetic_ratios and not any(args.synthetic_ratios):
         return "--synthetic_ratios 0 alone leaves no synthetic image: that is the arm real"
+    return None
+
+
+def check(args: argparse.Namespace) -> str | None:
+    """What is wrong with the flags of the arms; None if nothing is."""
+    if problem := check_synthetic(args):
+        return problem
     given = [n for n in ("unlabeled_dir", *UNLABELED_DEFAULTS) if getattr(args, n) is not None]
     if given and not any(map(kinds.uses_unlabeled, args.arms)):
         return f"--{given[0]} goes with an arm that uses unlabeled images"

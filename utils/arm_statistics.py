@@ -17,10 +17,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.arm_estimates import (
+    Difference,
+    Estimate,
+    infer_from_draws,
+    make_difference,
+    make_estimate,
+    no_interval,
+    seed_notes,
+)
 from utils.classification_scores import (
     LOWER_IS_BETTER,
     MACRO,
-    MIN_FINITE_SHARE,
     ONE_PATIENT,
     bootstrap_weights,
     flat_table,
@@ -31,50 +39,8 @@ from utils.delong import label_influences, macro_influences
 from utils.intervals import mean_share_interval
 from utils.seed_variance import SeedMean, infer_mean
 
-ONE_SEED = "one seed: the luck of training is not in the interval"
-NO_ERROR = "no error in any seed: the lower end is a bound from the number of patients"
-CONSTANT = "the same in every seed and resample: no interval"
-AGREEMENT = "no difference in any seed and resample"
 TOO_FEW_WITH_LABEL = "fewer than two patients with or without this label: no interval"
-TOO_FEW_DEFINED = "undefined in most bootstrap resamples: too few patients"
 BY_BOOTSTRAP = "interval from the bootstrap, as a label has a single patient"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One figure of one arm: mean over seeds, 95 % interval over new seeds and patients.
-
-    ``low`` and ``high`` are NaN where there is no interval; ``reason`` says why.
-    """
-
-    target: str
-    metric: str
-    value: float
-    low: float
-    high: float
-    num_seeds: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An arm minus its reference arm, paired by seed and by test patient, with 95 % interval.
-
-    ``p`` is two-sided; ``p_holm`` is NaN until ``utils.verdicts.correct_by_holm`` has seen the
-    whole table.
-    """
-
-    target: str
-    metric: str
-    reference_value: float
-    value: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-    num_seeds: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -157,20 +123,14 @@ def score_arm(
 def estimate_arm(scores: ArmScores) -> list[Estimate]:
     """Each figure of an arm: mean over its seeds with a 95 % interval, clipped to [0, 1]."""
     found = []
-    for index, (target, metric) in enumerate(scores.keys):
+    for index, key in enumerate(scores.keys):
         values = scores.values[:, index]
         mean, notes = _infer(
-            scores, index, values, influences=scores.influences[target], draws=scores.draws
+            scores, index, values, influences=scores.influences[key[0]], draws=scores.draws
         )
-        low, high = mean.low, mean.high
-        if mean.variance == 0 and not math.isnan(low):
-            perfect = values.min() == 1 and metric not in LOWER_IS_BETTER
-            low, high = (_perfect_low(scores, target), 1.0) if perfect else (math.nan,) * 2
-            notes = [*notes, NO_ERROR if perfect else CONSTANT]
-        if math.isnan(low) or math.isnan(high):
-            low = high = math.nan
-        low, high = (float(np.clip(end, 0, 1)) for end in (low, high))
-        found.append(Estimate(target, metric, mean.mean, low, high, len(values), "; ".join(notes)))
+        perfect = values.min() == 1 and key[1] not in LOWER_IS_BETTER
+        bound = _perfect_low(scores, key[0]) if perfect else None
+        found.append(make_estimate(key, mean, notes, num_seeds=len(values), perfect_low=bound))
     return found
 
 
@@ -188,20 +148,11 @@ def compare_arms(*, reference: ArmScores, other: ArmScores) -> list[Difference]:
         raise ValueError("the arms do not have the same labels, seeds, or number of resamples")
     draws = other.draws - reference.draws
     found = []
-    for index, (target, metric) in enumerate(other.keys):
+    for index, key in enumerate(other.keys):
         pair = reference.values[:, index], other.values[:, index]
-        influences = other.influences[target] - reference.influences[target]
+        influences = other.influences[key[0]] - reference.influences[key[0]]
         mean, notes = _infer(other, index, pair[1] - pair[0], influences=influences, draws=draws)
-        low, high = mean.low, mean.high
-        if mean.variance == 0 and not math.isnan(low):
-            same = mean.p == 1
-            low, high = (0.0, 0.0) if same else (math.nan,) * 2
-            notes = [*notes, AGREEMENT if same else CONSTANT]
-        low, high = (float(np.clip(end, -1, 1)) for end in (low, high))
-        figures = (float(pair[0].mean()), float(pair[1].mean()), mean.mean, low, high, mean.p)
-        found.append(
-            Difference(target, metric, *figures, math.nan, len(draws[0]), "; ".join(notes))
-        )
+        found.append(make_difference(key, pair, mean, notes))
     return found
 
 
@@ -225,23 +176,20 @@ def _infer(
     target, metric = scores.keys[index]
     told = target == MACRO or np.isnan(values).any()
     notes = [scores.reasons[target]] if told and target in scores.reasons else []
-    mean, drawn = float(values.mean()), draws[:, :, index]
-    nothing = SeedMean(mean, math.nan, math.nan, math.nan, math.nan, math.nan)
-    drawn = drawn[np.isfinite(drawn).all(axis=1)]
-    if math.isnan(mean):
+    nothing = no_interval(values)
+    if math.isnan(nothing.mean):
         return nothing, notes
     if influences.shape[1] < 2:
         return nothing, [*notes, ONE_PATIENT]
     if target != MACRO and _too_few(metric, *scores.patients[target]):
         return nothing, [*notes, TOO_FEW_WITH_LABEL]
     if metric == "auroc" and np.isfinite(influences).all():
-        covariance = influences @ influences.T
-    elif len(drawn) < max(2, MIN_FINITE_SHARE * len(draws)):
-        return nothing, [*notes, TOO_FEW_DEFINED]
+        mean, more = infer_mean(values, influences @ influences.T), seed_notes(values)
     else:
-        covariance = np.cov(drawn, rowvar=False).reshape(len(values), len(values))
-        notes += [BY_BOOTSTRAP] if metric == "auroc" else []
-    return infer_mean(values, covariance), notes + ([ONE_SEED] if len(values) == 1 else [])
+        mean, more = infer_from_draws(values, draws[:, :, index])
+        by_draws = metric == "auroc" and not math.isnan(mean.low)
+        more = [BY_BOOTSTRAP, *more] if by_draws else more
+    return mean, notes + more
 
 
 def _too_few(metric: str, num_with: int, num_without: int) -> bool:

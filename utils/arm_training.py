@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,48 +18,7 @@ from utils.classifier_training import Examples, TrainingOptions, TrainingResult,
 from utils.fixmatch import Unlabeled
 from utils.gray_images import GrayImages
 from utils.sweep_plan import RunKey
-
-Progress = Callable[[dict[str, float]], object]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A classifier, what it was trained on and how, and one row of history an epoch."""
-
-    classifier: Classifier
-    facts: dict[str, object]
-    history: list[dict[str, float]]
-
-
-class Trainer(Protocol):
-    """Trains the runs of a sweep."""
-
-    def prepare(self, key: RunKey, test: GrayImages) -> None:
-        """Do what all runs need once; all processes call it together, before the first run.
-
-        Args:
-            key: Any run.
-            test: The images that every run predicts.
-        """
-        ...
-
-    def __call__(
-        self, key: RunKey, *, pretrained: Path | None, progress: Progress | None = None
-    ) -> Trained:
-        """The classifier of a run; ``pretrained`` is the folder of the one it starts from."""
-        ...
-
-    def predict(self, key: RunKey, classifier: Classifier, test: GrayImages) -> np.ndarray:
-        """Probabilities (N, L) float32 of the images to test on."""
-        ...
-
-    def num_steps(self, key: RunKey) -> int:
-        """Steps of a run, at most."""
-        ...
-
-    def cost(self, key: RunKey) -> float:
-        """Images that pass through the network forwards and backwards, at most."""
-        ...
+from utils.sweep_trainer import Progress, Trained
 
 
 class ArmTrainer:

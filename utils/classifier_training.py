@@ -29,12 +29,11 @@ from utils.classifier_optim import (
 )
 from utils.classifier_validation import validate
 from utils.cli import UserError
+from utils.epoch_choice import EpochChoice
 from utils.fixmatch import Unlabeled, UnlabeledStream
 from utils.gray_images import GrayImages
 from utils.shuffled_batches import endless_batches
 from utils.vit import set_drop_path
-
-MIN_IMPROVEMENT = 0.002  # of the validation loss; less does not keep the training going
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,7 @@ class TrainingOptions:
         augment: ``standard`` or ``none``, see ``utils.augmentation``.
         flip: Whether to mirror left-right at random.
         ema_decay: Of the exponential moving average of the weights; 0 switches it off.
-        patience: Epochs after which training stops unless the validation loss has fallen by
-            ``MIN_IMPROVEMENT``; 0: never.
+        patience: See ``utils.epoch_choice``.
         seed: Of everything random.
         mixed_precision: ``no``, ``bf16`` or ``fp16`` (CUDA only).
     """
@@ -145,9 +143,8 @@ def train_classifier(
 ) -> TrainingResult:
     """Train until the schedule ends or the validation loss has not improved for long.
 
-    Of the epochs whose validation loss is within a standard error of the lowest the last is kept
-    (the rule of Breiman et al. 1984, chapter 3): of a dozen validation images the lowest loss is
-    chance, of hundreds it is not. Losses are compared after calibration (see ``validate``).
+    Which epoch is kept tells ``utils.epoch_choice``; losses are compared after calibration (see
+    ``validate``).
 
     Args:
         network: Trained in place; the result holds the best epoch's (averaged) copy.
@@ -174,8 +171,7 @@ def train_classifier(
         device=device,
         unlabeled=unlabeled,
     )
-    best, best_epoch, lowest, tolerated = run.average, 0, math.inf, math.inf
-    mark, marked = math.inf, 0  # the loss that patience measures against, and its epoch
+    best, choice = run.average, EpochChoice(options.patience)
     history: list[dict[str, float]] = []
     while run.step < run.total_steps:
         row = {"epoch": len(history) + 1, **run.train_epoch(train)}
@@ -185,17 +181,13 @@ def train_classifier(
         history.append(row)
         if progress is not None:
             progress(row)
-        loss = row["val_calibrated_loss"]
-        if loss < lowest:
-            lowest, tolerated = loss, loss + row["val_loss_error"]
-        if loss <= tolerated:
-            best, best_epoch = copy.deepcopy(run.average), row["epoch"]
-        if loss < mark - MIN_IMPROVEMENT:
-            mark, marked = loss, row["epoch"]
-        if options.patience and row["epoch"] - marked >= options.patience:
+        judged = {"loss": row["val_calibrated_loss"], "error": row["val_loss_error"]}
+        if choice.keeps(row["epoch"], **judged):
+            best = copy.deepcopy(run.average)
+        if choice.is_over(row["epoch"]):
             break
     stopped_early = run.step < run.total_steps
-    return TrainingResult(best.eval(), history, best_epoch, run.step, stopped_early)
+    return TrainingResult(best.eval(), history, choice.best_epoch, run.step, stopped_early)
 
 
 class _Run:

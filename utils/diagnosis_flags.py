@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from utils import cli
@@ -36,12 +37,33 @@ def backbone(text: str) -> str:
 
 def add_real_data_flags(group: argparse._ArgumentGroup) -> None:
     """The labelled real images, and how they are read."""
+    columns = {"image": "the file", "label": "diagnoses", "patient": "patient"}
+    add_source_flags(group, what="labels", columns=columns, required=True)
+    group.add_argument(
+        "--task",
+        choices=("auto", "multiclass", "multilabel"),
+        default="auto",
+        help="auto is multilabel if an image has several labels (default: %(default)s)",
+    )
+
+
+def add_source_flags(
+    group: argparse._ArgumentGroup, *, what: str, columns: Mapping[str, str], required: bool
+) -> None:
+    """Where real images come from, and how their table is read.
+
+    Args:
+        group: Where to add them.
+        what: What the images have to have, in words.
+        columns: What can be called otherwise -> what it is, in words.
+        required: Whether --real_dir is.
+    """
     group.add_argument(
         "--real_dir",
         type=cli.data_source,
-        required=True,
+        required=required,
         metavar="SOURCE",
-        help="real images with labels: dataset folder, class folders, CSV, shards or hub name",
+        help=f"real images with {what}: dataset folder, class folders, CSV, shards or hub name",
     )
     group.add_argument(
         "--test_dir",
@@ -49,13 +71,7 @@ def add_real_data_flags(group: argparse._ArgumentGroup) -> None:
         metavar="SOURCE",
         help="test set of its own, patients not in --real_dir (default: split test of --real_dir)",
     )
-    group.add_argument(
-        "--task",
-        choices=("auto", "multiclass", "multilabel"),
-        default="auto",
-        help="auto is multilabel if an image has several labels (default: %(default)s)",
-    )
-    for name, meaning in (("image", "the file"), ("label", "diagnoses"), ("patient", "patient")):
+    for name, meaning in columns.items():
         group.add_argument(
             f"--{name}_column", help=f"column of {meaning}, where it has not its usual name"
         )
@@ -69,16 +85,16 @@ def add_real_data_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_sweep_flags(group: argparse._ArgumentGroup) -> None:
-    """How many runs, on which shares of the labels."""
+def add_sweep_flags(group: argparse._ArgumentGroup, *, whom: str = "the labelled patients") -> None:
+    """How many runs, on which shares of the labels, or of other patients than labelled ones."""
     group.add_argument(
         "--label_shares",
         type=share,
         nargs="+",
         default=[100.0],
         metavar="PERCENT",
-        help="share of the labelled patients to learn from, in train and in val: nested parts, the "
-        "same for every arm (default: 100)",
+        help=f"share of {whom} to learn from, in train and in val: nested parts, the same for "
+        "every arm (default: 100)",
     )
     group.add_argument(
         "--num_seeds",
@@ -160,7 +176,7 @@ def add_training_flags(group: argparse._ArgumentGroup, *, rates: str) -> None:
 
 
 def add_regularising_flags(group: argparse._ArgumentGroup) -> None:
-    """What keeps the training from overfitting."""
+    """What keeps the training of a classifier from overfitting."""
     group.add_argument(
         "--layer_decay",
         type=cli.probability,
@@ -176,16 +192,26 @@ def add_regularising_flags(group: argparse._ArgumentGroup) -> None:
         "recipe has 0.2 (default: %(default)s)",
     )
     group.add_argument(
-        "--label_smoothing",
-        type=cli.probability,
-        default=0.0,
-        help="share of the target spread over all labels, multiclass only (default: %(default)s)",
-    )
-    group.add_argument(
         "--class_balance",
         choices=("loss", "none"),
         default="loss",
         help="loss weighs a diagnosis by its rarity, up to tenfold (default: %(default)s)",
+    )
+    group.add_argument(
+        "--random_flip",
+        action="store_true",
+        help="mirror left-right at random; off by default, because the side matters",
+    )
+    add_smoothing_flags(group)
+
+
+def add_smoothing_flags(group: argparse._ArgumentGroup) -> None:
+    """What keeps any training from overfitting: smoothed, averaged, varied, ended in time."""
+    group.add_argument(
+        "--label_smoothing",
+        type=cli.probability,
+        default=0.0,
+        help="share of the target spread over all labels where one is right (default: %(default)s)",
     )
     group.add_argument(
         "--augment",
@@ -193,11 +219,6 @@ def add_regularising_flags(group: argparse._ArgumentGroup) -> None:
         default="standard",
         help="standard turns, shifts, scales, smooths, regrades and adds noise; a gate for "
         "synthetic images needs it (default: %(default)s)",
-    )
-    group.add_argument(
-        "--random_flip",
-        action="store_true",
-        help="mirror left-right at random; off by default, because the side matters",
     )
     group.add_argument(
         "--ema_decay",
@@ -230,21 +251,26 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_training(args: argparse.Namespace) -> str | None:
-    """What is wrong with the flags of input and training; None if nothing is."""
+def check_sweep(args: argparse.Namespace) -> str | None:
+    """What is wrong with the flags of input and training of any sweep; None if nothing is."""
     for name in ("arms", "label_shares"):
         values = getattr(args, name)
         if len(set(values)) < len(values):
             return f"--{name} names a value twice"
     if args.resolution < MIN_RESOLUTION:
         return f"--resolution {args.resolution} is below {MIN_RESOLUTION}"
-    if args.batch_size < 2:
-        return "--batch_size 1: batch normalisation needs at least two images"
     if args.ema_decay == 1:
         return "--ema_decay 1 would keep the random start for ever"
     if args.num_resamples < 2:
         return "--num_resamples 1: no interval comes of one draw"
     return None
+
+
+def check_training(args: argparse.Namespace) -> str | None:
+    """What is wrong with the flags of input and training; None if nothing is."""
+    if args.batch_size < 2:
+        return "--batch_size 1: batch normalisation needs at least two images"
+    return check_sweep(args)
 
 
 def check_backbone(args: argparse.Namespace) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils import arms as kinds
-from utils.arm_data import Pools, num_synthetic
+from utils.arm_data import Pools
 from utils.classifier_training import Examples
 from utils.cli import UserError
 from utils.dataset import Dataset, Record, load_dataset
@@ -27,6 +27,7 @@ from utils.leakage import (
     usable_records,
 )
 from utils.run_folder import get_logger
+from utils.synthetic_ratios import usable_ratios
 
 logger = get_logger("diagnosis")
 
@@ -52,30 +53,14 @@ class DiagnosisInput:
     notes: tuple[str, ...]
 
     def ratios(self, asked: Sequence[float] | None) -> list[float]:
-        """Synthetic ratios in percent of the real training images; by default, of all there are.
-
-        Raises:
-            UserError: If there are too few synthetic images for a ratio, or it asks for too few.
-        """
-        if not self.synthetic:
-            return []
-        most = 100 * len(self.synthetic) / len(self.real.train)
-        if asked is None:
-            return [most]
-        fewest = MIN_PER_LABEL * len(self.real.labels)
-        for ratio in asked:
-            wanted = num_synthetic(ratio, len(self.real.train))
-            if wanted > len(self.synthetic):
-                raise UserError(
-                    f"--synthetic_ratios {ratio:g}: that is {wanted} images, --synthetic_dir has "
-                    f"{len(self.synthetic)} ({most:.5g} percent)"
-                )
-            if ratio > 0 and wanted < fewest:
-                raise UserError(
-                    f"--synthetic_ratios {ratio:g}: that is {wanted} images, and fewer than "
-                    f"{fewest} are too few to train on and to validate"
-                )
-        return list(asked)
+        """Synthetic ratios in percent of the real training images; see ``usable_ratios``."""
+        return usable_ratios(
+            asked,
+            num_real=len(self.real.train),
+            available=len(self.synthetic),
+            fewest=MIN_PER_LABEL * len(self.real.labels),
+            unit="images",
+        )
 
 
 def load_input(args: argparse.Namespace, *, check_pixels: bool) -> DiagnosisInput:

@@ -20,8 +20,9 @@ from utils.classifier_training import Examples, TrainingOptions, train_classifie
 from utils.cli import UserError
 from utils.dataset import Record
 from utils.dataset_split import assign_splits
-from utils.diagnosis_data import VAL_SHARE, patients_of, targets_of
+from utils.diagnosis_data import targets_of
 from utils.gray_images import GrayImages
+from utils.patient_division import VAL_SHARE, patients_of
 
 BATCH_SIZE = 32
 # As many steps as the default passes take, within a range: of a small set, fewer leave the result

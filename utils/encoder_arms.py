@@ -10,18 +10,19 @@ import numpy as np
 
 from utils import mae_flags
 from utils.arm_data import Pools
-from utils.arm_training import ArmTrainer, Progress, Trained, Trainer
+from utils.arm_training import ArmTrainer
 from utils.classifier import Classifier, ClassifierConfig
 from utils.classifier_training import TrainingOptions
 from utils.gray_images import GrayImages
 from utils.probe_training import ProbeTrainer
 from utils.sweep_plan import RunKey
+from utils.sweep_trainer import Progress, Trained, Trainer
 from utils.untrained_classifier import UntrainedClassifier
 
 
 @dataclass(frozen=True)
 class EncoderArms:
-    """Trains each arm in its own way; see ``utils.arm_training.Trainer``.
+    """Trains each arm in its own way; see ``utils.sweep_trainer.Trainer``.
 
     Attributes:
         trainers: Arm -> its trainer.

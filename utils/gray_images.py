@@ -111,13 +111,13 @@ class GrayImages:
         return float(mean) / 255, std / 255
 
     def batches(
-        self, plan: Iterable[np.ndarray], *, rng: np.random.Generator
+        self, plan: Iterable[np.ndarray], *, rng: np.random.Generator | None
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Batches in the order of a plan, read ahead if they are not in memory.
 
         Args:
             plan: Indices (B,) of each batch.
-            rng: Draws the crops of ``random_crop``, in the order of the plan.
+            rng: Draws the crops of ``random_crop``, in the order of the plan; None: central ones.
 
         Yields:
             The indices and the images (B, H, W) uint8.

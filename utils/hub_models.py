@@ -47,7 +47,7 @@ def local_folder(name_or_path: str, *, flag: str, offline: bool) -> Path:
 
 
 def load_model(
-    folder: Path, kind: str, *, flag: str, **config: object
+    folder: Path, kind: str, *, flag: str, spare: str = "", **config: object
 ) -> transformers.PreTrainedModel:
     """A frozen float32 model of transformers.
 
@@ -55,6 +55,7 @@ def load_model(
         folder: With ``config.json`` and safetensors.
         kind: A class of transformers.
         flag: What messages call the folder.
+        spare: Part of the names of weights that may be missing, as nothing depends on them.
         config: Values that take the place of the configuration's.
 
     Raises:
@@ -78,6 +79,7 @@ def load_model(
             "and the same with AutoProcessor."
         ) from error
     missing = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
+    missing = [name for name in missing if not (spare and spare in name)]
     if missing:
         raise UserError(f"{flag} {folder}: these weights lack {len(missing)}: {missing[0]} ...")
     return model.eval().requires_grad_(False)

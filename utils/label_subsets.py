@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.dataset import Record
-from utils.diagnosis_data import patients_of
+from utils.patient_division import patients_of
 
 
 def labelled_subset(
@@ -32,7 +32,7 @@ def labelled_subset(
         Ascending places in ``records``.
     """
     order, num_needed = _nested_order(records, labels, seed)
-    count = max(num_needed, round(share / 100 * len(order)))
+    count = max(1, num_needed, round(share / 100 * len(order)))
     chosen = set(order[:count])
     return [place for place, name in enumerate(patients_of(records)) if name in chosen]
 
@@ -65,10 +65,10 @@ def _nested_order(
 
 
 def draw_stratified(records: Sequence[Record], count: int, *, seed: int) -> list[int]:
-    """So many images at random, each label (the first, of several) with its share.
+    """So many images at random, each label (the first, of several; or none) with its share.
 
     Args:
-        records: N of them, with labels.
+        records: N of them.
         count: How many; all where there are no more. Of the same seed, fewer are part of more.
         seed: Of the draw.
 
@@ -77,7 +77,7 @@ def draw_stratified(records: Sequence[Record], count: int, *, seed: int) -> list
     """
     members: dict[str, list[int]] = {}
     for index in np.random.default_rng(seed).permutation(len(records)):
-        members.setdefault(records[index].labels[0], []).append(int(index))
+        members.setdefault((*records[index].labels, "")[0], []).append(int(index))
     places = {
         index: (place + 0.5) / len(own)
         for own in members.values()

@@ -105,7 +105,7 @@ def refuse_test_captions(
     """Refuse synthetic images drawn from captions that only test patients have.
 
     Args:
-        synthetic: With a column ``prompt``, or the prompt as ``text``.
+        synthetic: With a column ``prompt``, the prompt as ``text``, or both.
         learned: Real training and validation images.
         test: Real images to test on.
 
@@ -114,7 +114,7 @@ def refuse_test_captions(
     """
     tested = {fold_spaces(record.text) for record in test} - {""}
     tested -= {fold_spaces(record.text) for record in learned}
-    drawn = [record for record in synthetic if _prompt(record) in tested]
+    drawn = [record for record in synthetic if _texts(record) & tested]
     if drawn:
         raise UserError(
             f"{len(drawn)} images of --synthetic_dir were drawn from captions that only test "
@@ -173,8 +173,8 @@ def _same(one: str | None, other: str) -> bool:
     return bool(one) and Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 
-def _prompt(record: Record) -> str:
-    return fold_spaces(record.row.get("prompt") or record.text)
+def _texts(record: Record) -> set[str]:
+    return {fold_spaces(record.row.get("prompt") or ""), fold_spaces(record.text)}
 
 
 def _digest(pixels: np.ndarray) -> bytes:

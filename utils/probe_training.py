@@ -9,19 +9,20 @@ import numpy as np
 import torch
 
 from utils.arm_data import Pools, Selection, select
-from utils.arm_training import Progress, Trained, calibrate, head_logits, selection_facts
+from utils.arm_training import calibrate, head_logits, selection_facts
 from utils.classification_metrics import auroc, nan_mean
 from utils.classifier import Classifier, probabilities
 from utils.frozen_features import frozen_features
 from utils.gray_images import GrayImages
 from utils.linear_probe import fit_linear_probe
 from utils.sweep_plan import RunKey
+from utils.sweep_trainer import Progress, Trained
 
 PASSES = 20  # for the progress bar: a probe is quick beside a training
 
 
 class ProbeTrainer:
-    """Trains linear probes on a backbone that stays as it is; a ``arm_training.Trainer``."""
+    """Trains linear probes on a backbone that stays as it is; a ``sweep_trainer.Trainer``."""
 
     def __init__(
         self,

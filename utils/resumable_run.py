@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def open_run(
     if options is not None and not anew:
         _check_same_run(folder, options, args, identity, free_flags)
     for path in folder.rglob(f"{TEMPORARY_PREFIX}*"):
-        path.unlink()  # of a run that was killed
+        # Of a run that was killed.
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if options is None or anew:
         own = [] if options is None else [*outputs, "options.json"]
         _empty_folder(folder, own)

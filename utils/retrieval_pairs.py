@@ -8,8 +8,8 @@ import numpy as np
 
 from utils import metrics
 from utils.dataset import Record
-from utils.diagnosis_data import patients_of
 from utils.image_text import text_of
+from utils.patient_division import patients_of
 from utils.patient_overlap import without_patients_of
 
 

@@ -34,7 +34,9 @@ class SeedMean:
     degrees: float
 
 
-def infer_mean(values: np.ndarray, patient_covariance: np.ndarray) -> SeedMean:
+def infer_mean(
+    values: np.ndarray, patient_covariance: np.ndarray, *, patient_degrees: float = float("inf")
+) -> SeedMean:
     """Mean of S seeds with an interval over new seeds and new patients.
 
     ``Var(mean) = s^2 / S + C``: s^2 is the variance between the seeds, which contains what each
@@ -49,17 +51,19 @@ def infer_mean(values: np.ndarray, patient_covariance: np.ndarray) -> SeedMean:
     accident are taken at their word: of 2 seeds 10 % of true nulls were rejected at p < 0.05, of
     3 seeds 6 %; with it 1 to 7 % and 1 to 5 %.
 
-    With one seed only the patients' variance is known: it is all that the interval contains, and
-    the normal distribution is used.
+    With one seed only the patients' variance is known: it is all that the interval contains, with
+    ``patient_degrees``.
 
     Args:
         values: (S,) scores, or differences of scores, finite.
         patient_covariance: (S, S), their covariance over draws of patients, the models fixed.
+        patient_degrees: Degrees of freedom of that covariance, for one seed; infinite is the
+            normal distribution.
     """
     num_seeds, mean = len(values), float(np.mean(values))
     own = float(np.diag(patient_covariance).mean())
     if num_seeds == 1:
-        variance, degrees = own, float("inf")
+        variance, degrees = own, patient_degrees
     else:
         apart = patient_covariance[~np.eye(num_seeds, dtype=bool)]
         common = max(float(apart.mean()), 0.0)

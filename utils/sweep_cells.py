@@ -17,6 +17,49 @@ Cell = tuple[str, float, float]  # arm, label share in percent, synthetic ratio 
 
 
 @dataclass(frozen=True)
+class MainFigure:
+    """The figure that the page of a sweep turns on, and the words for it.
+
+    Attributes:
+        target: Over the whole test set, as estimates name it.
+        metric: As estimates name it.
+        name: Of the metric: ``AUROC``.
+        over_all: Name of the figure: ``macro AUROC``.
+        mean_over: What it is a mean of.
+        subject: What else is a target: ``diagnosis``.
+        unit: What the label share is a share of: ``label``.
+        share: What the label share is called.
+        patients: Whom it counts.
+        level: Which arm does not depend on the label share.
+    """
+
+    target: str
+    metric: str
+    name: str
+    over_all: str
+    mean_over: str
+    subject: str
+    unit: str
+    share: str
+    patients: str
+    level: str
+
+
+DIAGNOSIS = MainFigure(
+    target=MACRO,
+    metric="auroc",
+    name="AUROC",
+    over_all="macro AUROC",
+    mean_over="all diagnoses and seeds",
+    subject="diagnosis",
+    unit="label",
+    share="label share",
+    patients="labelled patients in training",
+    level="that uses no real label",
+)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """An arm against another: ``differences`` of ``cell`` minus ``reference``."""
 
@@ -102,13 +145,10 @@ def mean_probs(results: SweepResults, cell: Cell) -> np.ndarray:
     return np.mean([run.probs for run in runs_of(results, cell)], axis=0)
 
 
-def cell_name(cell: Cell) -> str:
+def cell_name(cell: Cell, figure: MainFigure = DIAGNOSIS) -> str:
     """A cell in words: ``real + synthetic, 10 % of the labels, synthetic ratio 100 %``."""
     arm, share, ratio = cell
-    parts = [arm_name(arm)]
-    parts += [f"{share:g} % of the labels"] if share else []
-    parts += [f"synthetic ratio {ratio:g} %"] if ratio else []
-    return ", ".join(parts)
+    return ", ".join([arm_name(arm), *_place(share, ratio, figure)])
 
 
 def shown_shares(cells: Iterable[Cell]) -> list[float]:
@@ -128,9 +168,11 @@ def main_cells(cells: Collection[Cell]) -> set[Cell]:
     return {cell for share in shown_shares(cells) for cell in shown_cells(cells, share).values()}
 
 
-def place_name(cells: Iterable[Cell], share: float) -> str:
+def place_name(cells: Iterable[Cell], share: float, figure: MainFigure = DIAGNOSIS) -> str:
     """Label share and ratio of a table in words."""
-    ratio = main_ratio(cells)
-    parts = [f"{share:g} % of the labels"] if share else []
-    parts += [f"synthetic ratio {ratio:g} %"] if ratio else []
-    return ", ".join(parts)
+    return ", ".join(_place(share, main_ratio(cells), figure))
+
+
+def _place(share: float, ratio: float, figure: MainFigure) -> list[str]:
+    parts = [f"{share:g} % of the {figure.unit}s"] if share else []
+    return parts + ([f"synthetic ratio {ratio:g} %"] if ratio else [])

@@ -10,20 +10,22 @@ from utils import run_folder
 from utils.classification_scores import MACRO
 from utils.classifier import Classifier
 from utils.classifier_training import Examples
-from utils.diagnosis_data import DiagnosisData, patients_of
+from utils.diagnosis_data import DiagnosisData
 from utils.diagnosis_evaluation import robustness_to_blur
 from utils.diagnosis_report import prediction_rows, result_entries, score_table
 from utils.html_report import Page
+from utils.patient_division import patients_of
 from utils.source_scores import shortcut_warnings
 from utils.sweep_cells import SweepScores, cell_of, main_cells
 from utils.sweep_page import SweepStory, write_page
 from utils.sweep_plan import RunKey
 from utils.sweep_results import RunResult, SweepResults
-from utils.sweep_runner import CLASSIFIER_FOLDER, candidates, folder_of, read_sweep, winner
+from utils.sweep_runner import NETWORK_FOLDER, candidates, folder_of, read_sweep, winner
 from utils.sweep_scores import score_sweep, verdict
 from utils.sweep_tables import sweep_entries, write_tables
 
 MAX_SENTENCES = 24  # on a page
+CLASSIFIER_FOLDER = "classifier"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def finish(
     )
     notes = [*outcome.notes, *equal_subsets(results.runs)]
     allowed = set(candidates(keys))
-    best = winner([run for run in results.runs if run.key in allowed])
+    best = winner([run for run in results.runs if run.key in allowed], _validation_auroc)
     classifier = _keep(best, output_dir, outcome.device)
     _write_run_tables(best, output_dir, data)
     robustness = robustness_to_blur(classifier, test)
@@ -145,9 +147,14 @@ def equal_subsets(runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
+def _validation_auroc(run: RunResult) -> float:
+    value = run.facts["val_auroc"]
+    return -1.0 if value is None else value
+
+
 def _keep(best: RunResult, output_dir: Path, device: str) -> Classifier:
     """Save the winning run's classifier at the top."""
-    classifier = Classifier.load(folder_of(best.key, output_dir) / CLASSIFIER_FOLDER, device=device)
+    classifier = Classifier.load(folder_of(best.key, output_dir) / NETWORK_FOLDER, device=device)
     classifier.save(output_dir / CLASSIFIER_FOLDER)
     return classifier
 

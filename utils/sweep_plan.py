@@ -12,7 +12,7 @@ RESULT_FILES = (
     *("results.json", "report.html", "results.csv", "comparisons.csv", "sources.csv"),
     *("runs.csv", "predictions.csv", "training.csv", "errors.png"),
 )
-RUN_FILES = ("classifier/*", "runs/*/*.*", "runs/*/classifier/*")
+RUN_FILES = ("runs/*/*.*", "runs/*/network/*")
 
 
 @dataclass(frozen=True, order=True)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +16,26 @@ from utils.run_folder import write_bytes, write_json
 from utils.sweep_plan import RunKey
 
 RUN_NAME, PROBS_NAME = "run.json", "probs.npy"
+
+
+class Result(Protocol):
+    """What a run leaves: its key, what it predicts, ``facts`` and ``history``, in this order."""
+
+    key: RunKey
+    facts: dict[str, object]
+    history: list[dict[str, float]]
+
+    def __init__(self, key: RunKey, predicted: Any, facts: dict, history: list) -> None:
+        """Take over what ``utils.sweep_trainer.Trainer`` made."""
+
+    def write(self, folder: Path) -> None:
+        """Write the run's folder, the file that tells it is complete last."""
+        ...
+
+    @classmethod
+    def read(cls, folder: Path, key: RunKey) -> Result:
+        """Read a folder that ``write`` has written."""
+        ...
 
 
 @dataclass(frozen=True)

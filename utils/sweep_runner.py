@@ -10,18 +10,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from utils.arm_training import Trainer
 from utils.cli import available_cores
 from utils.gray_images import GrayImages
 from utils.process_group import from_main, wait_for_all
 from utils.resumable_run import open_run
 from utils.run_folder import get_logger, write_options
 from utils.sweep_plan import RESULT_FILES, RunKey, in_stages, share_out
-from utils.sweep_results import RUN_NAME, RunResult
+from utils.sweep_results import RUN_NAME, Result, RunResult
+from utils.sweep_trainer import Trainer
+
+SHOWN = ("train_loss", "val_loss", "val_auroc")  # of an epoch, beside the progress bar
 
 logger = get_logger("diagnosis")
 
-RUNS_FOLDER, CLASSIFIER_FOLDER = "runs", "classifier"
+RUNS_FOLDER, NETWORK_FOLDER = "runs", "network"
 
 
 def open_sweep(
@@ -52,7 +54,7 @@ def folder_of(key: RunKey, output_dir: Path) -> Path:
 def is_done(key: RunKey, output_dir: Path, *, needs_network: bool) -> bool:
     """Whether a run has ended, and its network is there if it is still needed."""
     folder = folder_of(key, output_dir)
-    has_network = (folder / CLASSIFIER_FOLDER / "config.json").is_file()
+    has_network = (folder / NETWORK_FOLDER / "config.json").is_file()
     return (folder / RUN_NAME).is_file() and (has_network or not needs_network)
 
 
@@ -95,6 +97,7 @@ def run_sweep(
     output_dir: Path,
     keep: Collection[RunKey],
     state,
+    result_type: type[Result] = RunResult,
 ) -> None:
     """Do the runs that are not done yet; all processes of ``accelerate launch`` share them.
 
@@ -105,6 +108,7 @@ def run_sweep(
         output_dir: Which all processes share.
         keep: Runs whose network is kept, beside those that others start from.
         state: ``PartialState`` of this process.
+        result_type: What a run leaves.
     """
     trainer.prepare(keys[0], test)
     kept = {*keep, *in_stages(keys)[0]}
@@ -125,6 +129,7 @@ def run_sweep(
                     *(key, trainer, test),
                     output_dir=output_dir,
                     keep_network=key in kept,
+                    result_type=result_type,
                     progress=_counter(bar, trainer, key),
                 )
         wait_for_all(state)
@@ -143,7 +148,7 @@ def _counter(bar: tqdm, trainer: Trainer, key: RunKey) -> Callable[[dict | None]
             return
         bar.update(round(row["step"] * per_step - moved))
         moved = row["step"] * per_step
-        bar.set_postfix(loss=row["train_loss"], val_auroc=row["val_auroc"])
+        bar.set_postfix({name: row[name] for name in SHOWN if name in row})
 
     return move
 
@@ -155,25 +160,28 @@ def _do(
     *,
     output_dir: Path,
     keep_network: bool,
+    result_type: type[Result],
     progress: Callable[[dict | None], None],
 ) -> None:
     """Train, predict, write."""
     folder = folder_of(key, output_dir)
-    if folder.exists():  # what a killed run has left, or one whose network is needed again
-        (folder / RUN_NAME).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    start = key.pretraining and folder_of(key.pretraining, output_dir) / CLASSIFIER_FOLDER
+    # What a killed run has left, or one whose network is needed again.
+    (folder / RUN_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder / NETWORK_FOLDER, ignore_errors=True)
+    start = key.pretraining and folder_of(key.pretraining, output_dir) / NETWORK_FOLDER
     trained = trainer(key, pretrained=start, progress=progress)
     progress(None)
-    probs = trainer.predict(key, trained.classifier, test)
+    predicted = trainer.predict(key, trained.model, test)
     if keep_network:
-        trained.classifier.save(folder / CLASSIFIER_FOLDER)
-    RunResult(key, probs, trained.facts, trained.history).write(folder)
+        trained.model.save(folder / NETWORK_FOLDER)
+    result_type(key, predicted, trained.facts, trained.history).write(folder)
 
 
-def read_sweep(keys: Sequence[RunKey], output_dir: Path) -> list[RunResult]:
+def read_sweep(
+    keys: Sequence[RunKey], output_dir: Path, result_type: type[Result] = RunResult
+) -> list[Result]:
     """What the runs found out."""
-    return [RunResult.read(folder_of(key, output_dir), key) for key in keys]
+    return [result_type.read(folder_of(key, output_dir), key) for key in keys]
 
 
 def candidates(keys: Sequence[RunKey]) -> list[RunKey]:
@@ -182,21 +190,17 @@ def candidates(keys: Sequence[RunKey]) -> list[RunKey]:
     return [key for key in keys if key.label_share == largest]
 
 
-def winner(runs: Sequence[RunResult]) -> RunResult:
-    """The run whose classifier is kept, chosen on validation patients, never on the test.
+def winner(runs: Sequence[Result], quality: Callable[[Result], float]) -> Result:
+    """The run whose model is kept, chosen on validation patients, never on the test.
 
-    Of the arm and ratio with the highest validation AUROC in the mean of the seeds, the seed with
-    the highest.
+    Of the arm and ratio with the highest quality in the mean of the seeds, the seed with the
+    highest; of equals, the one with the lowest validation loss.
 
     Args:
         runs: Of ``candidates``.
+        quality: Of a run on its validation patients; more is better.
     """
-
-    def quality(run: RunResult) -> float:
-        value = run.facts["val_auroc"]
-        return -1.0 if value is None else value
-
-    groups: dict[tuple[str, float], list[RunResult]] = {}
+    groups: dict[tuple[str, float], list[Result]] = {}
     for run in runs:
         groups.setdefault((run.key.arm, run.key.synthetic_ratio), []).append(run)
     best = max(groups.values(), key=lambda group: sum(map(quality, group)) / len(group))

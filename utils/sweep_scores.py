@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from utils.arm_statistics import ArmScores, compare_arms, estimate_arm, score_arm
-from utils.classification_scores import MACRO
-from utils.sweep_cells import Cell, Comparison, SweepScores, arm_name, cell_of, runs_of
+from utils.arm_estimates import Difference
+from utils.arm_statistics import compare_arms, estimate_arm, score_arm
+from utils.classification_scores import METRIC_NAMES
+from utils.sweep_cells import (
+    DIAGNOSIS,
+    Cell,
+    Comparison,
+    MainFigure,
+    SweepScores,
+    arm_name,
+    cell_of,
+    runs_of,
+)
 from utils.sweep_results import SweepResults
 from utils.verdicts import correct_by_holm, sentence
-
-MAIN_METRIC = "auroc"  # what the verdict in words is about
 
 
 def score_sweep(
@@ -42,15 +51,38 @@ def score_sweep(
         )
         for cell in cells
     }
+    estimates = {cell: estimate_arm(scores) for cell, scores in found.items()}
+    return SweepScores(estimates, compare_cells(found, reference_arm, compare_arms))
+
+
+def compare_cells(
+    found: Mapping[Cell, Any],
+    reference_arm: str,
+    compare: Callable[..., Sequence[Difference]],
+    *,
+    apart: Collection[str] = (),
+) -> list[Comparison]:
+    """Every other arm against the reference arm, corrected for their number.
+
+    Args:
+        found: Cell -> what ``compare`` needs of it.
+        reference_arm: What the others are compared with.
+        compare: Makes the differences of ``other`` from ``reference``.
+        apart: Arms that ask another question: their comparisons are corrected among themselves.
+    """
     pairs = [
         (cell, reference)
-        for cell in cells
+        for cell in found
         if cell[0] != reference_arm
-        for reference in references_of(cell, cells, reference_arm)
+        for reference in references_of(cell, found, reference_arm)
     ]
-    return SweepScores(
-        {cell: estimate_arm(scores) for cell, scores in found.items()}, _compared(pairs, found)
-    )
+    corrected = []
+    for family in ([p for p in pairs if (p[0][0] in apart) == asked] for asked in (False, True)):
+        differences = correct_by_holm(
+            [compare(reference=found[reference], other=found[cell]) for cell, reference in family]
+        )
+        corrected += [Comparison(*pair, own) for pair, own in zip(family, differences)]
+    return corrected
 
 
 def references_of(cell: Cell, cells: Collection[Cell], reference_arm: str) -> list[Cell]:
@@ -65,11 +97,19 @@ def references_of(cell: Cell, cells: Collection[Cell], reference_arm: str) -> li
     ]
 
 
-def verdict(scores: SweepScores, *, only: Collection[Cell] | None = None) -> list[str]:
-    """A sentence for each comparison, on the macro AUROC.
+def verdict(
+    scores: SweepScores,
+    *,
+    figure: MainFigure = DIAGNOSIS,
+    names: Mapping[str, str] = METRIC_NAMES,
+    only: Collection[Cell] | None = None,
+) -> list[str]:
+    """A sentence for each comparison, on the main figure.
 
     Args:
         scores: Of the sweep.
+        figure: What it turns on.
+        names: Metric -> what it is called.
         only: Cells to speak of; None: all.
     """
     return [
@@ -78,10 +118,12 @@ def verdict(scores: SweepScores, *, only: Collection[Cell] | None = None) -> lis
             arm=arm_name(pair.cell[0]) + _ratio(pair.cell, scores),
             reference_arm=arm_name(pair.reference[0]),
             label_share=pair.reference[1] or pair.cell[1],
+            names=names,
+            share_of=f"{figure.unit}s",
         )
         for pair in scores.comparisons
         for found in pair.differences
-        if (found.target, found.metric) == (MACRO, MAIN_METRIC)
+        if (found.target, found.metric) == (figure.target, figure.metric)
         and (only is None or pair.cell in only)
     ]
 
@@ -90,10 +132,3 @@ def _ratio(cell: Cell, scores: SweepScores) -> str:
     """The synthetic ratio in words, where an arm was trained with several."""
     several = {ratio for arm, _, ratio in scores.estimates if arm == cell[0]}
     return f" (ratio {cell[2]:g} %)" if len(several) > 1 else ""
-
-
-def _compared(pairs: Sequence[tuple[Cell, Cell]], found: dict[Cell, ArmScores]) -> list[Comparison]:
-    differences = correct_by_holm(
-        [compare_arms(reference=found[reference], other=found[cell]) for cell, reference in pairs]
-    )
-    return [Comparison(cell, reference, own) for (cell, reference), own in zip(pairs, differences)]

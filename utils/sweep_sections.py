@@ -9,7 +9,9 @@ from utils.arm_statistics import Difference
 from utils.classification_scores import MACRO
 from utils.html_report import Page
 from utils.sweep_cells import (
+    DIAGNOSIS,
     Comparison,
+    MainFigure,
     SweepScores,
     arm_name,
     arms_of,
@@ -61,13 +63,13 @@ def add_shares(page: Page, results: SweepResults, scores: SweepScores) -> None:
     )
 
 
-def add_comparisons(page: Page, scores: SweepScores) -> None:
-    """Macro AUROC of arms against their reference; then by diagnosis at the smallest share."""
+def add_comparisons(page: Page, scores: SweepScores, figure: MainFigure = DIAGNOSIS) -> None:
+    """The main figure of arms against their reference; then by target at the smallest share."""
     pairs = scores.comparisons
     if len(pairs) > MAX_ROWS:
         shown = main_cells(scores.estimates)
         pairs = [pair for pair in pairs if pair.cell in shown and pair.reference in shown]
-    rows = [_comparison_row(pair, d) for pair in pairs for d in _of(pair, MACRO)]
+    rows = [_comparison_row(pair, d, figure) for pair in pairs for d in _of(pair, figure)]
     if not rows:
         return
     page.heading("Arm against arm")
@@ -75,25 +77,30 @@ def add_comparisons(page: Page, scores: SweepScores) -> None:
     page.table(
         rows,
         dense=True,
-        caption="Macro AUROC, paired by seed and by test patient, with the 95 % interval of the "
-        "difference; p (Holm) allows for the number of comparisons."
+        caption=f"{figure.over_all[0].upper()}{figure.over_all[1:]}, paired by seed and by test "
+        "patient, with the 95 % interval of the difference; p (Holm) allows for the number of "
+        "comparisons."
         + (f" {missing} more comparisons are in comparisons.csv." if missing else ""),
     )
     for share in shown_shares(scores.estimates)[:1]:
         cells = set(shown_cells(scores.estimates, share).values())
-        _add_differences(page, [p for p in pairs if {p.cell, p.reference} <= cells], share, scores)
+        own = [pair for pair in pairs if {pair.cell, pair.reference} <= cells]
+        place = place_name(scores.estimates, share, figure)
+        _add_differences(page, own, place, figure)
 
 
 def _add_differences(
-    page: Page, pairs: Sequence[Comparison], share: float, scores: SweepScores
+    page: Page, pairs: Sequence[Comparison], place: str, figure: MainFigure
 ) -> None:
-    """A row per diagnosis, a column per comparison."""
+    """A row per target, a column per comparison."""
     rows: dict[str, dict[str, object]] = {}
     for pair in pairs:
         name = f"{arm_name(pair.cell[0])} − {arm_name(pair.reference[0])}"
         for found in pair.differences:
-            if found.metric == "auroc" and found.target != MACRO:
-                row = rows.setdefault(found.target, {"diagnosis": found.target})
+            undefined = math.isnan(found.difference)
+            of_all = found.target in (MACRO, figure.target)
+            if found.metric == figure.metric and not of_all and not undefined:
+                row = rows.setdefault(found.target, {figure.subject: found.target})
                 row[name] = _difference_text(found)
     if rows:
         columns = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -101,26 +108,26 @@ def _add_differences(
             list(rows.values()),
             columns,
             dense=True,
-            caption="Difference in AUROC by diagnosis, "
-            f"{place_name(scores.estimates, share)}, with "
-            "its 95 % interval.",
+            caption=f"Difference in {figure.name} by {figure.subject}, {place}, with its 95 % "
+            "interval.",
         )
 
 
-def _of(pair: Comparison, target: str) -> list[Difference]:
-    return [d for d in pair.differences if (d.target, d.metric) == (target, "auroc")]
+def _of(pair: Comparison, figure: MainFigure) -> list[Difference]:
+    wanted = figure.target, figure.metric
+    return [d for d in pair.differences if (d.target, d.metric) == wanted]
 
 
-def _comparison_row(pair: Comparison, found: Difference) -> dict[str, object]:
+def _comparison_row(pair: Comparison, found: Difference, figure: MainFigure) -> dict[str, object]:
     arm, share, ratio = pair.cell
     reference, reference_share, reference_ratio = pair.reference
     return {
         "arm": arm_name(arm),
         "reference": arm_name(reference),
-        "labels": _percent(share, reference_share),
+        f"{figure.unit}s": _percent(share, reference_share),
         "synthetic": _percent(ratio, reference_ratio),
-        "AUROC": f"{found.value:.3f}",
-        "reference AUROC": f"{found.reference_value:.3f}",
+        figure.name: f"{found.value:.3f}",
+        f"reference {figure.name}": f"{found.reference_value:.3f}",
         "difference": _difference_text(found),
         "p": _p_text(found.p),
         "p (Holm)": _p_text(found.p_holm),

@@ -27,7 +27,7 @@ from utils.sweep_cells import (
     cells_at,
     shares_of,
 )
-from utils.sweep_results import RunResult, SweepResults
+from utils.sweep_results import Result, SweepResults
 
 RUN_COLUMNS = (
     "arm",
@@ -136,14 +136,20 @@ def three_digits(p: float) -> str:
     return "" if math.isnan(p) else f"{p:.3g}"
 
 
-def run_rows(runs: Sequence[RunResult]) -> list[dict[str, object]]:
-    """Rows of runs.csv: what each run was trained on and how it went."""
+def run_rows(
+    runs: Sequence[Result], columns: Sequence[str] = RUN_COLUMNS
+) -> list[dict[str, object]]:
+    """Rows of runs.csv: what each run was trained on and how it went.
+
+    Args:
+        runs: Of the sweep.
+        columns: The four of the key, then facts.
+    """
     rows = []
     for run in runs:
-        key, facts = run.key, {name: run.facts.get(name) for name in RUN_COLUMNS}
-        named = {name: getattr(key, name) for name in RUN_COLUMNS[:4]}
+        named = {name: getattr(run.key, name) for name in RUN_COLUMNS[:4]}
         named |= {name: f"{named[name]:g}" for name in ("label_share", "synthetic_ratio")}
-        rows.append(facts | named)
+        rows.append({name: run.facts.get(name) for name in columns} | named)
     return rows
 
 
@@ -183,23 +189,40 @@ def diagnosis_rows(
         {
             "diagnosis": target_name(target),
             "images": positives.get(target, len(results.targets)),
-            **{arm_name(arm): _cell_text(scores, c, target, metric) for arm, c in cells.items()},
+            **arm_texts(scores, cells, target, metric),
         }
         for target in [*results.labels, MACRO]
     ]
 
 
-def metric_rows(scores: SweepScores, cells: Mapping[str, Cell]) -> list[dict[str, object]]:
-    """A row per score over all diagnoses, a column per arm."""
-    known = {e.metric for c in cells.values() for e in scores.estimates[c] if e.target == MACRO}
+def metric_rows(
+    scores: SweepScores,
+    cells: Mapping[str, Cell],
+    *,
+    names: Mapping[str, str] = METRIC_NAMES,
+    target: str = MACRO,
+) -> list[dict[str, object]]:
+    """A row per score of a target that was computed, a column per arm.
+
+    Args:
+        scores: The estimates.
+        cells: Arm -> the cell to show, in order.
+        names: Metric -> what it is called, in order.
+        target: Over the whole test set.
+    """
+    known = {e.metric for c in cells.values() for e in scores.estimates[c] if e.target == target}
     return [
-        {
-            "score": name,
-            **{arm_name(arm): _cell_text(scores, c, MACRO, metric) for arm, c in cells.items()},
-        }
-        for metric, name in METRIC_NAMES.items()
+        {"score": name, **arm_texts(scores, cells, target, metric)}
+        for metric, name in names.items()
         if metric in known
     ]
+
+
+def arm_texts(
+    scores: SweepScores, cells: Mapping[str, Cell], target: str, metric: str
+) -> dict[str, str | None]:
+    """Name of each arm -> a score of its cell, with the interval."""
+    return {arm_name(arm): _cell_text(scores, c, target, metric) for arm, c in cells.items()}
 
 
 def share_rows(

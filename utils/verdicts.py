@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from utils.arm_statistics import ONE_SEED, Difference
+from utils.arm_estimates import ONE_SEED, Difference
 from utils.classification_scores import LOWER_IS_BETTER, MACRO, METRIC_NAMES
 
+ALL = "all"  # the target of scores over the whole test set, of whatever findings
 SIGNIFICANCE = 0.05
 
 
@@ -35,16 +36,17 @@ def holm(p: np.ndarray) -> np.ndarray:
 def correct_by_holm(comparisons: Sequence[Sequence[Difference]]) -> list[list[Difference]]:
     """Fill ``p_holm`` of all comparisons of a table.
 
-    A family is one metric in all comparisons: its macro figures are one, those of all labels
-    another, so that the diagnoses do not blur the main question.
+    A family is one metric in all comparisons: its macro figures are one, those over all another,
+    those of the labels a third, so that the diagnoses do not blur the main question.
 
     Args:
         comparisons: What ``compare_arms`` returned, for each pair of arms of the table.
     """
-    families: dict[tuple[str, bool], list[tuple[int, int]]] = {}
+    families: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for row, differences in enumerate(comparisons):
         for column, found in enumerate(differences):
-            families.setdefault((found.metric, found.target == MACRO), []).append((row, column))
+            family = found.target if found.target in (ALL, MACRO) else "label"
+            families.setdefault((found.metric, family), []).append((row, column))
     filled = [list(differences) for differences in comparisons]
     for places in families.values():
         corrected = holm(np.array([comparisons[row][column].p for row, column in places]))
@@ -59,7 +61,15 @@ def is_gain(difference: Difference) -> bool:
     return difference.p_holm < SIGNIFICANCE and sign * difference.difference > 0
 
 
-def sentence(difference: Difference, *, arm: str, reference_arm: str, label_share: float) -> str:
+def sentence(
+    difference: Difference,
+    *,
+    arm: str,
+    reference_arm: str,
+    label_share: float,
+    names: Mapping[str, str] = METRIC_NAMES,
+    share_of: str = "labels",
+) -> str:
     """What a comparison says, in words.
 
     Args:
@@ -67,10 +77,15 @@ def sentence(difference: Difference, *, arm: str, reference_arm: str, label_shar
         arm: Its name.
         reference_arm: Name of the arm that it is compared with.
         label_share: Of the labelled real patients, in percent.
+        names: Metric -> what it is called.
+        share_of: What the share is of, "pairs" for reports.
     """
-    name = METRIC_NAMES[difference.metric]
-    name = f"macro {name}" if difference.target == MACRO else f"{name} of {difference.target}"
-    start = f"With {label_share:g} % of the labels, " if label_share else "Without real labels, "
+    name = names[difference.metric]
+    if difference.target != ALL:
+        name = f"macro {name}" if difference.target == MACRO else f"{name} of {difference.target}"
+    start = f"Without real {share_of}, "
+    if label_share:
+        start = f"With {label_share:g} % of the {share_of}, "
     if math.isnan(difference.p_holm):
         why = difference.reason or "no p value"
         return f"{start}{arm} and {reference_arm} cannot be compared by {name}: {why}."
