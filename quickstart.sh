@@ -114,6 +114,12 @@ stage self_supervised launch self_supervised.py --real_dir "$CLINIC" --resolutio
   --pretrain_steps 800 --label_shares 5 --num_seeds 3 --batch_size 16 --max_train_steps 150 \
   --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/self_supervised"
+# reports: what synthetic pairs of scan and report add to few real ones
+stage reports launch report_generation.py --real_dir "$CLINIC" \
+  --synthetic_dir "$OUTPUT_DIR/synthetic" --arms real real+synthetic --label_shares 5 \
+  --resolution 96 --batch_size 16 --max_train_steps 800 \
+  --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --show_reports --offline \
+  --seed "$SEED" --output_dir "$OUTPUT_DIR/reports"
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
 
 echo "The page: $OUTPUT_DIR/report.html"

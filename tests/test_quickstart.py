@@ -22,6 +22,7 @@ STAGES = [
     "evaluation",
     "few_labels",
     "self_supervised",
+    "reports",
     "report",
 ]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from utils import html_charts, run_folder
+from utils import html_cards, html_charts, run_folder
 from utils.html_charts import Point
 from utils.html_style import STYLE
 from utils.html_text import escape, format_number
@@ -174,6 +174,7 @@ class Page:
         caption: str | None = None,
         captions: Mapping[str, Sequence[str]] | None = None,
         tile_px: int = 128,
+        large: bool = False,
     ) -> None:
         """Grids of pictures next to each other, such as real beside synthetic.
 
@@ -182,6 +183,7 @@ class Page:
             caption: Text under all grids.
             captions: Heading -> one text per picture.
             tile_px: Longer side of an embedded picture, in pixels.
+            large: Whether few pictures shall be shown larger.
         """
         columns = []
         for name, pictures in sides.items():
@@ -195,10 +197,24 @@ class Page:
                 + "</div>"
                 for index, (picture, text) in enumerate(zip(pictures, texts))
             )
-            inner = f'<div class="tiles">{tiles}</div>' if tiles else "<p>No image.</p>"
+            look = "tiles large" if large else "tiles"
+            inner = f'<div class="{look}">{tiles}</div>' if tiles else "<p>No image.</p>"
             columns.append(f"<div><h4>{escape(name)}</h4>{inner}</div>")
         note = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         self._parts.append(f'<figure><div class="sides">{"".join(columns)}</div>{note}</figure>')
+
+    def cards(
+        self, cards: Sequence[html_cards.Card], *, meanings: Mapping[str, str], num_open: int
+    ) -> None:
+        """Pictures beside texts with marks, whose key comes first.
+
+        Args:
+            cards: From top to bottom.
+            meanings: Kind of mark -> what it means.
+            num_open: Cards to show; the others open on demand.
+        """
+        self._parts.append(html_cards.key_of_marks(meanings))
+        self._parts.append(html_cards.cards(cards, num_open=num_open))
 
     def curve(
         self,

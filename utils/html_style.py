@@ -81,17 +81,45 @@ vertical-align:-.08em}
 .sides{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1.2rem}
 .sides h4{margin:0 0 .4rem;font-size:.88rem;font-weight:600;color:var(--soft)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(5.6rem,1fr));gap:4px}
+.tiles.large{grid-template-columns:repeat(auto-fill,minmax(7.8rem,1fr));gap:8px}
 .tiles img{width:100%;height:auto;display:block;border-radius:2px;background:#000}
 .tiles span{font-size:.78rem;color:var(--soft);display:block;overflow-wrap:anywhere}
+.card{background:var(--card);border:1px solid var(--line);border-radius:6px;margin:.9rem 0;
+padding:.8rem 1rem;display:grid;gap:.2rem 1.2rem;
+grid-template-columns:minmax(0,14rem) minmax(0,1fr)}
+.card h4{grid-column:1/-1;margin:0 0 .4rem;font-size:.95rem;font-weight:650}
+.card small{color:var(--soft);font-weight:400;font-size:.8rem;overflow-wrap:anywhere}
+.card img{width:100%;height:auto;border-radius:3px;background:#000}
+.card dl{margin:0;display:grid;grid-template-columns:minmax(5rem,8.5rem) minmax(0,1fr);
+row-gap:.5rem;font-size:.9rem;line-height:1.5;align-content:start}
+.card dt{font-weight:500;line-height:1.35;padding-top:.08rem}.card dt small{display:block}
+.card dd{margin:0;padding-left:.9rem;overflow-wrap:anywhere}
+.card dt:first-of-type,.card dd:first-of-type{padding-bottom:.5rem;
+border-bottom:1px solid var(--line)}
+.mark{border-radius:2px;padding:.05em .15em;border-bottom:2px solid transparent;
+-webkit-box-decoration-break:clone;box-decoration-break:clone}
+.mark b{margin-left:.2em;font-weight:700}.mark i{margin-left:.35em;font-size:.82em}
+.mark.right{background:color-mix(in srgb,var(--s0) 15%,transparent);border-color:var(--s0)}
+.mark.right b{color:var(--s0)}
+.mark.invented{background:color-mix(in srgb,var(--s1) 20%,transparent);
+border-bottom-style:double;border-bottom-width:3px;border-color:var(--s1)}
+.mark.invented b{color:var(--warn)}
+.mark.missed{border-bottom-style:dashed;border-color:var(--s5)}
+.mark.missed b,.mark.missed i{color:var(--s5)}
+.mark.denied{border-bottom:1px dotted var(--soft);color:var(--soft)}
+.legend.marks{display:block}.legend.marks li{margin:.3rem 0}
+summary{cursor:pointer;color:var(--link);padding:.4rem 0}
 pre{background:var(--note-bg);padding:.7rem .9rem;border-radius:4px;overflow-x:auto;
 font-size:.86rem;font-family:ui-monospace,Menlo,Consolas,"Liberation Mono",monospace}
 @media (max-width:600px){main{padding:1.4rem 1rem 3rem}h1{font-size:1.5rem}h2{font-size:1.2rem}
 .facts{grid-template-columns:1fr;gap:0}.facts dd{margin-bottom:.5rem}
 .chart text,.chart .name{font-size:21px}.chart-box{padding:.8rem .7rem .6rem}
-th,td{padding-right:.7rem}}
+th,td{padding-right:.7rem}
+.card,.card dl{grid-template-columns:minmax(0,1fr)}.card dl{row-gap:.1rem}
+.card dd{padding-left:0;margin-bottom:.5rem}.card dt:first-of-type{border:0;padding-bottom:0}}
 @media print{:root{--bg:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc;--note-bg:#f5f5f5;
 --warn-bg:#f5f5f5;--s0:#3b6ea8;--s1:#d17a22;--s2:#3a8f6f;--s3:#a8558f;--s4:#8a7a2b;--s5:#b23a48}
 body{font-size:10.5pt}main{max-width:none;padding:0}nav{display:none}
-figure,.notice,tr,.sides>div{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}
+figure,.notice,tr,.sides>div,.card{break-inside:avoid}h2,h3{break-after:avoid}.scroll{overflow:visible}
 .chart-box{max-width:34rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
