@@ -236,4 +236,5 @@ def summarise(
         "model_hash": job.captioner.sha256,
         "mixed_precision": args.mixed_precision,
         **{name: getattr(args, name) for name in DECODING_FLAGS},
+        "max_tokens": job.decoding.max_new_tokens + 1,
     }
