@@ -187,7 +187,7 @@ def load_data(
 
     from utils.dataset import load_dataset
     from utils.diagnosis_data import divide
-    from utils.diagnosis_input import refuse_leaks
+    from utils.leakage import refuse_leaks
     from utils.pretraining_data import gather
     from utils.process_group import main_first
 
@@ -215,7 +215,12 @@ def load_data(
     data = gather(divided, pretrain_on=args.pretrain_on, unlabeled=unlabeled, synthetic=synthetic)
     if synthetic is not None:
         leaks = refuse_leaks(
-            synthetic.root, synthetic.records, divided, tested=test or real, args=args
+            synthetic.root,
+            synthetic.records,
+            learned=(*divided.train, *divided.val),
+            test=divided.test,
+            tested=test or real,
+            test_source=args.test_dir or args.real_dir,
         )
         data = replace(data, notes=(*data.notes, *leaks))
     for note in data.notes:

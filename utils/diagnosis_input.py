@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -20,10 +19,8 @@ from utils.dataset import Dataset, Record, load_dataset
 from utils.diagnosis_data import DiagnosisData, divide, targets_of
 from utils.gray_images import GrayImages
 from utils.leakage import (
+    refuse_leaks,
     refuse_shared_pixels,
-    refuse_test_captions,
-    refuse_test_patients,
-    refuse_test_provenance,
     usable_records,
 )
 from utils.run_folder import get_logger
@@ -91,7 +88,14 @@ def load_input(args: argparse.Namespace, *, check_pixels: bool) -> DiagnosisInpu
         )
         sets.append(found)
         synthetic = _synthetic_records(found, data, notes)
-        notes += refuse_leaks(found.root, synthetic, data, tested=test or real, args=args)
+        notes += refuse_leaks(
+            found.root,
+            synthetic,
+            learned=(*data.train, *data.val),
+            test=data.test,
+            tested=test or real,
+            test_source=args.test_dir or args.real_dir,
+        )
     if args.unlabeled_dir:
         found = load_dataset(args.unlabeled_dir, allow_duplicates=True, **columns, **common)
         sets.append(found)
@@ -185,33 +189,3 @@ def _synthetic_records(found: Dataset, data: DiagnosisData, notes: list[str]) ->
             "one each; --task multilabel trains on both"
         )
     return kept
-
-
-def refuse_leaks(
-    root: Path | None,
-    synthetic: Sequence[Record],
-    data: DiagnosisData,
-    *,
-    tested: Dataset,
-    args: argparse.Namespace,
-) -> list[str]:
-    """Refuse a synthetic set that test patients had a part in, as far as it tells.
-
-    Args:
-        root: Folder of the set.
-        synthetic: Its images.
-        data: Real images, divided.
-        tested: The source of the test images.
-        args: ``--test_dir`` and ``--real_dir``.
-
-    Returns:
-        What could not be found out, in sentences.
-
-    Raises:
-        UserError: If it tells so.
-    """
-    refuse_test_patients("--synthetic_dir", synthetic, data.test)
-    refuse_test_captions(synthetic, learned=(*data.train, *data.val), test=data.test)
-    has_splits = any(record.split for record in tested)
-    source = args.test_dir or args.real_dir
-    return refuse_test_provenance(root, test_source=source, has_splits=has_splits)

@@ -99,6 +99,37 @@ def usable_records(
     return kept
 
 
+def refuse_leaks(
+    root: Path | None,
+    synthetic: Sequence[Record],
+    *,
+    learned: Sequence[Record],
+    test: Sequence[Record],
+    tested: Dataset,
+    test_source: str,
+) -> list[str]:
+    """Refuse a synthetic set that test patients had a part in, as far as it tells.
+
+    Args:
+        root: Folder of the set.
+        synthetic: Its images.
+        learned: Real training and validation images.
+        test: Real images to test on.
+        tested: The data set that they are from.
+        test_source: Where that lies, as the flag has it.
+
+    Returns:
+        What could not be found out, in sentences.
+
+    Raises:
+        UserError: If it tells so.
+    """
+    refuse_test_patients("--synthetic_dir", synthetic, test)
+    refuse_test_captions(synthetic, learned=learned, test=test)
+    has_splits = any(record.split for record in tested)
+    return refuse_test_provenance(root, test_source=test_source, has_splits=has_splits)
+
+
 def refuse_test_captions(
     synthetic: Sequence[Record], *, learned: Sequence[Record], test: Sequence[Record]
 ) -> None:

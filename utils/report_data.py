@@ -16,12 +16,7 @@ from utils.dataset import SPLITS, Record, load_dataset
 from utils.diagnosis_input import read_images
 from utils.gray_images import GrayImages
 from utils.label_subsets import draw_stratified, labelled_subset
-from utils.leakage import (
-    refuse_shared_pixels,
-    refuse_test_captions,
-    refuse_test_patients,
-    refuse_test_provenance,
-)
+from utils.leakage import refuse_leaks, refuse_shared_pixels
 from utils.line_text import fold_spaces
 from utils.patient_division import VAL_SHARE, divide_patients
 from utils.run_folder import get_logger
@@ -144,12 +139,13 @@ def load_report_data(args: argparse.Namespace, *, check_pixels: bool) -> ReportD
         found = load_dataset(args.synthetic_dir, allow_duplicates=True, **common)
         fingerprint += found.fingerprint
         synthetic = tuple(found)
-        has_splits = any(record.split for record in test or real)
-        refuse_test_patients("--synthetic_dir", synthetic, parts["test"])
-        learned = (*parts["train"], *parts["val"])
-        refuse_test_captions(synthetic, learned=learned, test=parts["test"])
-        notes += refuse_test_provenance(
-            found.root, test_source=args.test_dir or args.real_dir, has_splits=has_splits
+        notes += refuse_leaks(
+            found.root,
+            synthetic,
+            learned=(*parts["train"], *parts["val"]),
+            test=parts["test"],
+            tested=test or real,
+            test_source=args.test_dir or args.real_dir,
         )
     notes += _shared_reports(parts["train"], parts["test"])
     for note in notes:
