@@ -107,7 +107,7 @@ def test_neither_threads_nor_hash_seeds_change_a_byte(tmp_path):
 
 
 def test_too_small_a_vocabulary_and_no_text_are_refused():
-    with pytest.raises(UserError, match="--vocabulary_size 258: 259 or more"):
+    with pytest.raises(UserError, match="of 258 tokens: 259 or more"):
         train_tokenizer(CORPUS, vocabulary_size=258)
     with pytest.raises(UserError, match="no text"):
         train_tokenizer([])
