@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from utils.dataset import Record
+    from utils.html_cards import Card
     from utils.html_report import Page
 
 STAGES = {
@@ -40,6 +41,7 @@ PAGES = (
     *("few_labels", "self_supervised", "reports"),
 )
 SCANS_PER_FINDING = 6
+MAX_CARDS = 12
 # Of report models: heading -> target and metric.
 REPORT_SCORES = {
     "finding F1": ("all", "finding_f1"),
@@ -182,19 +184,38 @@ def add_reports(page: Page, run_dir: Path) -> None:
     page.table(
         rows,
         dense=True,
-        caption="Means over the seeds on the clinic's test scans; brackets are 95 % intervals "
-        "over patients and seeds. The last two rows are what is reached without a model.",
+        caption="One training each, on the clinic's test scans; brackets are 95 % intervals over "
+        "patients. The last two rows are what is reached without a model.",
     )
-    shown = _first_of_each_finding(run_dir)
-    page.gallery(
-        {"test scans": [record.image() for record, _ in shown]},
-        captions={
-            "test scans": [f"True: {row['reference']} Written: {row['report']}" for _, row in shown]
+    page.paragraph(
+        "The first test scan of each finding, and what the captioner that is kept "
+        f"({found['captioner']['run'].split('_')[0]}) writes of it."
+    )
+    page.cards(
+        [_card(record, row) for record, row in _first_of_each_finding(run_dir)],
+        meanings={
+            "right": "named in both reports",
+            "invented": "in the written one only",
+            "missed": "in the true one only",
         },
-        tile_px=192,
-        caption=f"The first test scan of each finding, and what the captioner that is kept "
-        f"({found['captioner']['run'].split('_')[0]}) writes of it.",
+        num_open=MAX_CARDS,
     )
+
+
+def _card(record: Record, row: dict[str, str]) -> Card:
+    """A scan with its true report and the one that was written, findings marked."""
+    from utils.finding_labeler import load_labeler
+    from utils.finding_scores import names_in
+    from utils.html_cards import Card, CardText
+    from utils.html_report import png_data_uri
+    from utils.report_examples import mark_true, mark_written
+
+    labeler = load_labeler("oct")
+    true = mark_true(row["reference"], {"captioner": row["report"]}, labeler)
+    written = mark_written(row["report"], names_in(labeler, row["reference"]), labeler)
+    texts = [CardText("true report", true.text, true.marks)]
+    texts.append(CardText("written", written.text, written.marks))
+    return Card(";".join(record.labels), record.file_name, png_data_uri(record.image()), texts)
 
 
 def _first_of_each_finding(run_dir: Path) -> list[tuple[Record, dict[str, str]]]:

@@ -175,4 +175,4 @@ def place_name(cells: Iterable[Cell], share: float, figure: MainFigure = DIAGNOS
 
 def _place(share: float, ratio: float, figure: MainFigure) -> list[str]:
     parts = [f"{share:g} % of the {figure.unit}s"] if share else []
-    return parts + ([f"synthetic ratio {ratio:g} %"] if ratio else [])
+    return parts + ([f"synthetic ratio {round(ratio, 1):g} %"] if ratio else [])
