@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from utils.dataset import Record
+    from utils.finding_labeler import FindingLabeler
     from utils.html_cards import Card
     from utils.html_report import Page
 
@@ -167,6 +168,8 @@ def add_few_labels(page: Page, run_dir: Path) -> None:
 
 def add_reports(page: Page, run_dir: Path) -> None:
     """What report models say, how well, and what synthetic pairs add."""
+    from utils.finding_labeler import load_labeler
+
     found = _read_json(run_dir / "reports" / "results.json")
     page.heading("Reports from few pairs")
     page.bullets(found["verdict"])
@@ -191,8 +194,9 @@ def add_reports(page: Page, run_dir: Path) -> None:
         "The first test scan of each finding, and what the captioner that is kept "
         f"({found['captioner']['run'].split('_')[0]}) writes of it."
     )
+    labeler = load_labeler("oct")
     page.cards(
-        [_card(record, row) for record, row in _first_of_each_finding(run_dir)],
+        [_card(record, row, labeler) for record, row in _first_of_each_finding(run_dir)],
         meanings={
             "right": "named in both reports",
             "invented": "in the written one only",
@@ -202,15 +206,13 @@ def add_reports(page: Page, run_dir: Path) -> None:
     )
 
 
-def _card(record: Record, row: dict[str, str]) -> Card:
+def _card(record: Record, row: dict[str, str], labeler: FindingLabeler) -> Card:
     """A scan with its true report and the one that was written, findings marked."""
-    from utils.finding_labeler import load_labeler
     from utils.finding_scores import names_in
     from utils.html_cards import Card, CardText
     from utils.html_report import png_data_uri
     from utils.report_examples import mark_true, mark_written
 
-    labeler = load_labeler("oct")
     true = mark_true(row["reference"], {"captioner": row["report"]}, labeler)
     written = mark_written(row["report"], names_in(labeler, row["reference"]), labeler)
     texts = [CardText("true report", true.text, true.marks)]

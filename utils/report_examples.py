@@ -35,12 +35,14 @@ class Example:
     """A test scan: its record, what the true report names, and the reports.
 
     Attributes:
-        record: Of the test set.
+        place: In the test set.
+        record: What stands there.
         named: Findings of the true report.
         true: The true report; what at least one arm missed is marked as missed, and by how many.
         written: Arm -> its report.
     """
 
+    place: int
     record: Record
     named: Sequence[str]
     true: MarkedReport
@@ -124,6 +126,7 @@ def make_examples(
     named = [names_in(labeler, record.text) for record in records]
     return [
         Example(
+            place,
             records[place],
             named[place],
             mark_true(records[place].text, {arm: t[place] for arm, t in written.items()}, labeler),

@@ -12,12 +12,10 @@ from utils.attention_examples import read_scans
 from utils.bert_score import BertScore
 from utils.captioner import Captioner
 from utils.finding_labeler import FindingLabeler, load_labeler
-from utils.finding_scores import names_in
 from utils.hub_models import local_folder
 from utils.patient_division import patients_of
 from utils.report_data import Pairs, ReportPools, select
 from utils.report_examples import (
-    choose_examples,
     count_named,
     make_examples,
     runs_to_show,
@@ -254,10 +252,11 @@ def _shown(
     cells = [cell_of(run.key) for run in runs]
     place = place_name(cells, shown_shares(cells)[0], figure)
     source = f"{place}, seed {next(iter(chosen.values())).seed}"
-    places = choose_examples([names_in(labeler, r.text) for r in records], patients)
+    examples = make_examples(records, texts, labeler, patients)
+    places = [example.place for example in examples]
     reports = [report.text for report in best.reports]
     return ShownReports(
-        make_examples(records, texts, labeler, patients),
+        examples,
         source,
         read_scans(captioner, pools.test.images, reports, labeler, places=places),
     )
