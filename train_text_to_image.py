@@ -16,6 +16,11 @@ r"""Fine-tune Stable Diffusion on images with their findings in words.
         --pretrained_model_name_or_path models/sd14 --train_data_dir data/oct --center_crop \
         --output_dir runs/adapters
 
+    # what doctors preferred (Diffusion-DPO), beside the usual loss, against the frozen start
+    accelerate launch train_text_to_image.py --train lora --preference_pairs export/pairs.csv \
+        --pretrained_model_name_or_path runs/oct --train_data_dir data/oct --center_crop \
+        --resolution 128 --learning_rate 1e-4 --output_dir runs/preferred
+
 Takes the flags of diffusers' example of the same name. --output_dir becomes a pipeline folder that
 StableDiffusionPipeline.from_pretrained loads, with options.json, model_card.md, train_log.csv,
 checkpoint-<step>/ and validation/step-<step>/; of adapters also lora/, for load_lora_weights. The
@@ -46,6 +51,7 @@ from utils.checkpoints import (
     save_checkpoint,
 )
 from utils.latent_cache_flags import latent_cache_dir
+from utils.preference_flags import trains_on_images
 from utils.run_folder import get_logger, print_result, write_options, write_text
 from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
 from utils.training_flag_values import TRACKERS
@@ -57,10 +63,13 @@ if TYPE_CHECKING:
     from utils.dataset import Dataset
     from utils.diffusion import PipelineParts
     from utils.interruption import Interruption
+    from utils.preference_samples import MixedSet
+    from utils.reference_model import Reference
     from utils.trained_model import TrainedModel
     from utils.trained_weights import Weights
     from utils.training_data import TrainingSet
     from utils.training_journal import Journal
+    from utils.training_objective import Objective
     from utils.training_state import Plan
 
 UPLOADED_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "lora")
@@ -81,8 +90,10 @@ class Run:
         lr_scheduler: Prepared by accelerate; steps once per optimizer step.
         ema: The model's running average, or None.
         weights: Of the model and its average, to look at and to save.
-        samples: What to train on.
+        samples: What to train on: images, preference pairs, or both.
         held_out: What to measure the loss on, or None.
+        objective: What is minimised.
+        reference: The frozen model that preferences are measured against, or None.
         plan: Which part of the data stream to go through.
         state: Goes into every checkpoint, with step and position.
     """
@@ -95,8 +106,10 @@ class Run:
     lr_scheduler: Any
     ema: Any
     weights: "Weights"
-    samples: "TrainingSet"
+    samples: "TrainingSet | MixedSet"
     held_out: "TrainingSet | None"
+    objective: "Objective"
+    reference: "Reference | None"
     plan: "Plan"
     state: dict
 
@@ -177,7 +190,13 @@ def agree_on_seed(args: argparse.Namespace, state: dict) -> int:
     return seed
 
 
-def load_data(args: argparse.Namespace, accelerator: "Accelerator", split: str) -> "Dataset":
+def load_data(
+    args: argparse.Namespace,
+    accelerator: "Accelerator",
+    split: str,
+    *,
+    weight_column: str | None = None,
+) -> "Dataset":
     """Read and check one split; of several processes only the first decodes every image."""
     from utils.captioned_data import load_captioned
     from utils.dataset_records import Columns
@@ -194,20 +213,23 @@ def load_data(args: argparse.Namespace, accelerator: "Accelerator", split: str) 
             check_pixels=accelerator.is_main_process or args.skip_invalid,
             skip_invalid=args.skip_invalid,
             offline=args.offline,
+            allow_empty=args.allow_empty_captions,
+            weight_column=weight_column,
         )
 
 
-def load_training_data(
+def load_images(
     args: argparse.Namespace, accelerator: "Accelerator", seed: int
-) -> tuple["Dataset", "Dataset | None"]:
-    """What to train on and, if asked for, what to measure the loss on."""
+) -> tuple["Dataset | None", "Dataset | None"]:
+    """Images to train on, unless there are pairs alone, and to measure the loss on, if wished."""
     import numpy as np
 
-    from utils.training_data import check_sides
-    from utils.training_notes import tell_crop
-
-    dataset = load_data(args, accelerator, args.train_split)
-    held_out = None
+    dataset = held_out = None
+    if trains_on_images(args):
+        column = args.weight_column
+        dataset = load_data(args, accelerator, args.train_split, weight_column=column)
+    elif (args.train_data_dir or args.dataset_name) is not None:
+        logger.warning("--denoising_weight 0: the images of the data are not trained on")
     if args.validation_split is not None:
         held_out = load_data(args, accelerator, args.validation_split)
         if all(record.split is None for record in held_out):
@@ -215,10 +237,33 @@ def load_training_data(
     if args.max_train_samples is not None and args.max_train_samples < len(dataset):
         drawn = np.random.default_rng(seed).permutation(len(dataset))[: args.max_train_samples]
         dataset = dataset.select(sorted(drawn.tolist()))
-    if args.random_flip and not args.flip_swaps_sides:
-        check_sides(dataset)
-    tell_crop(dataset, args.resize_mode)
     return dataset, held_out
+
+
+def load_training_data(
+    args: argparse.Namespace, accelerator: "Accelerator", seed: int
+) -> tuple["Dataset | None", "Dataset | None", "Dataset | None"]:
+    """Images to train on, to measure the loss on, and of preference pairs; each or None."""
+    from utils.preference_pairs import load_pairs
+    from utils.training_data import check_sides
+    from utils.training_notes import tell_crop
+
+    images, held_out = load_images(args, accelerator, seed)
+    pairs = None
+    if args.preference_pairs is not None:
+        with accelerator.main_process_first():
+            pairs = load_pairs(
+                args.preference_pairs,
+                check_pixels=accelerator.is_main_process or args.skip_invalid,
+                skip_invalid=args.skip_invalid,
+            )
+    for trained_on in (images, pairs):
+        if trained_on is None:
+            continue
+        if args.random_flip and not args.flip_swaps_sides:
+            check_sides(trained_on)
+        tell_crop(trained_on, args.resize_mode)
+    return images, held_out, pairs
 
 
 def make_plan(
@@ -351,10 +396,48 @@ def make_optimizer(args: argparse.Namespace, accelerator: "Accelerator", model, 
     return optimizer, schedule
 
 
+def make_objective(args: argparse.Namespace, parts: "PipelineParts", device) -> "Objective":
+    """What a step minimises, with the weights of the timesteps on the device."""
+    from utils.diffusion import min_snr_weights
+    from utils.training_objective import Objective
+
+    snr_weights = None
+    if args.snr_gamma is not None:
+        snr_weights = min_snr_weights(parts.noise_scheduler, args.snr_gamma).to(device)  # (T,)
+    return Objective(
+        num_images=args.train_batch_size if trains_on_images(args) else 0,
+        num_pairs=args.train_batch_size if args.preference_pairs is not None else 0,
+        snr_weights=snr_weights,
+        beta=args.dpo_beta,
+        denoising_weight=args.denoising_weight,
+    )
+
+
+def describe_data(images: "Dataset | None", pairs: "Dataset | None") -> dict:
+    """What a checkpoint remembers of the data, to tell if a resumed run has others."""
+    return {
+        "images": len(images) if images is not None else 0,
+        "data": None if images is None else images.fingerprint,
+        "pairs": len(pairs) // 2 if pairs is not None else 0,
+        "pairs_data": None if pairs is None else pairs.fingerprint,
+    }
+
+
+def found_in_data(*datasets: "Dataset | None") -> dict:
+    """What options.json tells of the data: rows that were dropped, and notes."""
+    present = [dataset for dataset in datasets if dataset is not None]
+    return {
+        "skipped": [problem for dataset in present for problem in dataset.skipped],
+        "notes": [note for dataset in present for note in dataset.notes],
+    }
+
+
 def load_run(args: argparse.Namespace) -> Run:
     """Everything that training needs; the data is checked before any model is loaded."""
     from accelerate.utils import set_seed
 
+    from utils.preference_samples import trained_samples
+    from utils.reference_model import Reference
     from utils.trained_weights import prepare
     from utils.training_engines import precision_used
     from utils.training_samples import make_samples
@@ -365,12 +448,12 @@ def load_run(args: argparse.Namespace) -> Run:
         stored = read_state(checkpoint)
     accelerator = start_accelerator(args)
     seed = agree_on_seed(args, stored)
-    dataset, held_out = load_training_data(args, accelerator, seed)
-    plan = make_plan(args, accelerator, stored, len(dataset))
+    datasets = images, _, pairs = load_training_data(args, accelerator, seed)
+    data = describe_data(images, pairs)
+    plan = make_plan(args, accelerator, stored, data["images"] or data["pairs"])
     state = {
         "seed": seed,
-        "images": len(dataset),
-        "data": dataset.fingerprint,
+        **data,
         "images_per_step": plan.images_per_step,
         "num_processes": accelerator.num_processes,
     }
@@ -380,15 +463,15 @@ def load_run(args: argparse.Namespace) -> Run:
             logger.warning("%s: %s was %s and is %s; it does not end as it would have", *told)
     if accelerator.is_main_process:
         remove_leftovers(args.output_dir)
-        facts = state | {
-            "skipped": dataset.skipped,
+        facts = {
             "plan": plan,
             "mixed_precision_used": precision_used(accelerator),
             "resumed_from": checkpoint,
         }
-        write_options(args.output_dir, args, **facts)
+        write_options(args.output_dir, args, **state, **facts, **found_in_data(images, pairs))
     parts, model, ema = load_models(args, accelerator, seed)
-    samples, held_out_samples = make_samples(args, accelerator, parts, (dataset, held_out), seed)
+    reference = None if pairs is None else Reference(accelerator, model, args.compile)
+    samples, held_out, paired = make_samples(args, accelerator, parts, datasets, seed)
     optimizer, schedule = make_optimizer(args, accelerator, model, plan.last_step)
     *prepared, weights = prepare(accelerator, model, ema, optimizer, schedule)
     set_seed(seed, device_specific=True)  # dropout differs between processes
@@ -398,7 +481,9 @@ def load_run(args: argparse.Namespace) -> Run:
         logger.info("going on from %s", checkpoint)
     _start_trackers(args, accelerator)
     trained = (*prepared, ema, weights)
-    return Run(args, accelerator, parts, *trained, samples, held_out_samples, plan, state)
+    data = (trained_samples(samples, paired), held_out)
+    aim = (make_objective(args, parts, accelerator.device), reference)
+    return Run(args, accelerator, parts, *trained, *data, *aim, plan, state)
 
 
 def _start_trackers(args: argparse.Namespace, accelerator: "Accelerator") -> None:
@@ -422,9 +507,10 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     """
     from diffusers.training_utils import compute_dream_and_update_latents as apply_dream
 
-    from utils.diffusion import diffusion_loss, min_snr_weights, training_target
+    from utils.diffusion import image_errors, training_target
     from utils.trained_model import trained_parameters
-    from utils.training_data import PositionBatches, encode_batch, make_loader
+    from utils.training_batches import PositionBatches, make_loader
+    from utils.training_data import encode_batch
     from utils.training_engines import clip_gradients
     from utils.training_samples import num_loader_workers
 
@@ -432,9 +518,6 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
     device, schedule = accelerator.device, run.parts.noise_scheduler
     parameters = list(trained_parameters(model))
     frozen_text = args.train != "unet+text_encoder"
-    weights = None
-    if args.snr_gamma is not None:
-        weights = min_snr_weights(schedule, args.snr_gamma).to(device)  # (T,)
     positions = PositionBatches(
         start=plan.first_position,
         batch_size=args.train_batch_size,
@@ -466,16 +549,20 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
                 noisy, target = apply_dream(*known, args.dream_detail_preservation)
 
             # Predict and learn
+            known = reference_errors(run, noisy, timesteps, text, target)
             prediction = model(noisy, timesteps, text).sample
-            loss = diffusion_loss(
-                prediction, target, None if weights is None else weights[timesteps]
+            loss, told = run.objective(
+                image_errors(prediction, target),
+                weights=batch["weight"].to(device, non_blocking=True),
+                timesteps=timesteps,
+                reference=known,
             )
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 grad_norm = clip_gradients(accelerator, parameters, args.max_grad_norm)
             run.optimizer.step()
             run.optimizer.zero_grad()
-        journal.add_batch(loss, batch["names"])
+        journal.add_batch(loss, batch["names"], told)
         if not accelerator.sync_gradients:
             continue
 
@@ -496,6 +583,17 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
         watch(run, journal, step)
     journal.flush()
     return step
+
+
+def reference_errors(run: Run, noisy, timesteps, text, target):
+    """Errors (2 P,) of the frozen reference on the pairs' images of a batch; None without pairs."""
+    from utils.diffusion import image_errors
+
+    if run.reference is None:
+        return None
+    pairs = run.objective.pairs
+    seen = (noisy[pairs], timesteps[pairs], text[pairs])
+    return image_errors(run.reference.predict(run.model, *seen), target[pairs])
 
 
 def update_average(run: Run, parameters: Sequence[Any]) -> None:
@@ -610,7 +708,8 @@ def save_run(run: Run, model: "TrainedModel", journal: "Journal", step: int) -> 
         "trained": args.train,
         "steps": step,
         "epochs": run.plan.epoch(step),
-        "images": run.plan.num_images,
+        "images": run.state["images"],
+        "pairs": run.state["pairs"] or None,
         "mixed_precision": precision_used(run.accelerator),
         "seed": run.state["seed"],
         **journal.summary(),
@@ -663,6 +762,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps=range(run.plan.first_step, run.plan.last_step),
         log_steps=args.log_steps,
         images_per_step=run.plan.images_per_step,
+        told=run.objective.columns,
     )
     with journal, Interruption(num_processes=run.accelerator.num_processes) as interruption:
         step = train(run, journal, interruption)

@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 from utils.cli import UserError
 from utils.diffusion import (
     diffusion_loss,
+    image_errors,
     load_pipeline,
     load_pipeline_parts,
     min_snr_weights,
@@ -54,16 +55,17 @@ def test_min_snr_stays_finite_at_zero_snr_with_epsilon():
 
 
 def test_the_loss_is_the_weighted_mean_over_images():
-    prediction = torch.zeros(2, 1, 1, 2)
-    target = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 2.0]]]])  # errors 5 and 4
-    assert diffusion_loss(prediction, target).item() == pytest.approx(4.5)
+    target = torch.tensor([[[[1.0, 3.0]]], [[[2.0, 2.0]]]])
+    errors = image_errors(torch.zeros(2, 1, 1, 2), target)
+    assert errors.tolist() == [5, 4]
+    assert diffusion_loss(errors).item() == pytest.approx(4.5)
     weights = torch.tensor([2.0, 0.5])
-    assert diffusion_loss(prediction, target, weights).item() == pytest.approx((10 + 2) / 2)
+    assert diffusion_loss(errors, weights).item() == pytest.approx((10 + 2) / 2)
 
 
-def test_the_loss_of_half_precision_predictions_is_float32():
+def test_the_error_of_half_precision_predictions_is_float32():
     big = torch.full((1, 1, 1, 1), 300.0, dtype=torch.float16)  # 300^2 overflows float16
-    assert diffusion_loss(big, torch.zeros_like(big)).item() == pytest.approx(90000.0)
+    assert image_errors(big, torch.zeros_like(big)).item() == pytest.approx(90000.0)
 
 
 def test_the_target_of_epsilon_is_the_noise():

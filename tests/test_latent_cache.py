@@ -21,13 +21,8 @@ from utils.diffusion import load_pipeline_parts
 from utils.latent_cache import count_cached, encode_once, is_cacheable
 from utils.module_hash import hash_module
 from utils.text_encoding import encode_text
-from utils.training_data import (
-    SampleOptions,
-    collate,
-    encode_batch,
-    make_loader,
-    make_training_set,
-)
+from utils.training_batches import collate, make_loader
+from utils.training_data import SampleOptions, encode_batch, make_training_set
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = SampleOptions(

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from preference_toys import write_pairs
 from safetensors.torch import load_file
 
 from utils.checkpoints import is_complete
@@ -161,6 +162,20 @@ def test_two_processes_that_were_stopped_end_like_two_that_were_not(runs, part):
     assert same_bytes(runs / "two" / checkpoint, runs / "resumed" / checkpoint, part)
     assert same_bytes(runs / "two", runs / "resumed")
     assert column(runs / "two", "loss") == column(runs / "resumed", "loss")
+
+
+@pytest.mark.parametrize("what", ["unet", "lora"])
+def test_two_processes_learn_preferences_as_one_does(tiny_pipeline, toy_dataset, tmp_path, what):
+    pairs = write_pairs(tmp_path / "pairs.csv", toy_dataset, weight=[1, 2, 3, 4])
+    # beta is small, or it would magnify the rounding too
+    own = [f"--preference_pairs={pairs}", f"--train={what}", "--dpo_beta=10"]
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        launch(count, [*training_flags(tiny_pipeline, toy_dataset, out, num_processes=count), *own])
+    for name in ("loss", "denoising_loss", "dpo_loss"):
+        numbers = column(tmp_path / "1", name)
+        assert len(set(numbers)) >= NUM_STEPS - 1  # the first step of the warm-up changes nothing
+        assert column(tmp_path / "2", name) == pytest.approx(numbers, abs=1e-5)
 
 
 def test_every_process_leaves_its_random_state_in_a_checkpoint(runs):

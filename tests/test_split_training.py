@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from preference_toys import write_pairs
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ TRAINED = {  # what is trained: folders of checkpoints
     "unet": ("unet",),
     "unet+text_encoder": ("unet", "text_encoder"),
     "lora": ("lora",),
+    "lora+pairs": ("lora",),  # with preference pairs beside the images
 }
 
 PROCESS = """
@@ -57,14 +59,20 @@ def runs(tiny_pipeline, toy_dataset, fsdp_settings, tmp_path_factory):
     script = folder / "process.py"
     script.write_text(PROCESS)
 
+    pairs = write_pairs(folder / "pairs.csv", toy_dataset)
+    # beta is small, or it would magnify the rounding too
+    preferences = [f"--preference_pairs={pairs}", "--dpo_beta=10", "--denoising_weight=0.5"]
+
     def flags(kind, what):
+        own = preferences if what.endswith("+pairs") else ["--dream_training"]
         return [
+            *own,
             f"--pretrained_model_name_or_path={tiny_pipeline}",
             f"--train_data_dir={toy_dataset}",
             f"--output_dir={folder / f'{kind}-{what}'}",
-            f"--train={what}",
+            f"--train={what.removesuffix('+pairs')}",
             *("--train_batch_size=1", f"--max_train_steps={NUM_STEPS}"),
-            *("--gradient_accumulation_steps=2", "--gradient_checkpointing", "--dream_training"),
+            *("--gradient_accumulation_steps=2", "--gradient_checkpointing"),
             # a large epsilon, for AdamW makes whole steps of the rounding of gradients near zero
             *("--learning_rate=1e-2", "--adam_epsilon=1e-3", "--lr_warmup_steps=0"),
             *("--resolution=64", "--center_crop", "--use_ema", "--ema_decay=0.5", "--seed=3"),

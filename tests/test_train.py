@@ -95,12 +95,15 @@ EXAMPLE_DEFAULTS = {
 }
 OTHER_DEFAULTS = {"dataloader_num_workers": None}  # by the number of cores, not 0
 OWN_DEFAULTS = {
+    "allow_empty_captions": False,
     "cache_crops": None,
     "cache_latents": None,
     "cache_only": False,
     "caption": None,
     "caption_dropout_prob": 0.1,
     "compile": "no",
+    "denoising_weight": 1.0,
+    "dpo_beta": 2000.0,
     "ema_decay": 0.9999,
     "flip_swaps_sides": False,
     "early_stopping_patience": None,
@@ -114,6 +117,7 @@ OWN_DEFAULTS = {
     "max_validation_images": 16,
     "offline": False,
     "patient_column": None,
+    "preference_pairs": None,
     "rescale_betas_zero_snr": False,
     "resize_mode": "random_crop",
     "skip_invalid": False,
@@ -123,6 +127,7 @@ OWN_DEFAULTS = {
     "validation_loss_steps": None,
     "validation_split": None,
     "validation_steps": None,
+    "weight_column": None,
 }
 
 

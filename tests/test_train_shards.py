@@ -12,9 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 import train_text_to_image
+from utils.captioned_data import load_captioned
 from utils.dataset import load_dataset
+from utils.dataset_records import USUAL_COLUMNS
 from utils.diffusion import load_pipeline_parts
-from utils.training_data import SampleOptions, make_loader, make_training_set
+from utils.sample_weights import read_weights
+from utils.training_batches import make_loader
+from utils.training_data import SampleOptions, make_training_set
 
 OPTIONS = SampleOptions(
     seed=5,
@@ -25,6 +29,7 @@ OPTIONS = SampleOptions(
     latent_shape=(4, 8, 8),
     num_timesteps=1000,
 )
+WEIGHTS = [1, 2.5, 0, 4, 1, 1, 0, 0.5, 1, 2, 3, 1]
 
 
 @pytest.fixture
@@ -34,15 +39,17 @@ def shards(toy_dataset, tmp_path):
     folder.mkdir()
     with (toy_dataset / "metadata.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
+    weights = iter(WEIGHTS)
     for number in range(4):
         with tarfile.open(folder / f"oct-{number:03d}.tar", "w") as tar:
             for row in rows[3 * number : 3 * number + 3]:
                 stem = row["file_name"].split("/")[1].removesuffix(".png")
                 image = (toy_dataset / row["file_name"]).read_bytes()
+                facts = {"split": row["split"], "weight": next(weights)}
                 for name, data in (
                     (f"{stem}.png", image),
                     (f"{stem}.txt", row["text"].encode()),
-                    (f"{stem}.json", json.dumps({"split": row["split"]}).encode()),
+                    (f"{stem}.json", json.dumps(facts).encode()),
                 ):
                     info = tarfile.TarInfo(name)
                     info.size = len(data)
@@ -134,3 +141,17 @@ def test_loader_processes_read_the_same_tars(shards, tiny_pipeline):
     assert torch.equal(pixels, torch.stack([sample["pixels"] for sample in alone]))
     sent = pickle.loads(pickle.dumps(samples))  # as to a process that is no fork
     assert torch.equal(sent[3]["pixels"], alone[3]["pixels"])
+
+
+def test_weights_are_read_from_shards_and_images_of_weight_0_left_out(
+    run_training, shards, tmp_path
+):
+    run = {"columns": USUAL_COLUMNS, "split": None, "template": None, "check_pixels": False}
+    run |= {"skip_invalid": False, "offline": True}
+    dataset = load_captioned(shards, weight_column="weight", **run)
+    left = [weight for weight in WEIGHTS if weight]
+    assert dataset.blocks == (2, 3, 2, 3)
+    expected = [10 * weight / sum(left) for weight in left]
+    assert read_weights(dataset, "weight").tolist() == pytest.approx(expected)
+    result = run_training("--weight_column=weight", output_dir=tmp_path / "out")
+    assert result["images"] == 10

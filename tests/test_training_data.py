@@ -8,12 +8,11 @@ import torch
 from utils.cli import UserError
 from utils.dataset import load_dataset
 from utils.diffusion import load_pipeline_parts
+from utils.training_batches import PositionBatches, make_loader
 from utils.training_data import (
-    PositionBatches,
     SampleOptions,
     check_sides,
     crop_rng,
-    make_loader,
     make_training_set,
     possible_captions,
 )

@@ -20,8 +20,9 @@ VERSION_1 = {
 
 
 def flags(**changed):
-    usual = {"train_batch_size": 3, "max_grad_norm": 0.7, "offload_ema": False}
-    return argparse.Namespace(**usual | {"use_8bit_adam": False} | changed)
+    usual = {"train_batch_size": 3, "max_grad_norm": 0.7, "offload_ema": False, "train": "unet"}
+    usual |= {"use_8bit_adam": False, "preference_pairs": None}
+    return argparse.Namespace(**usual | changed)
 
 
 def accelerator(kind, **plugins):
@@ -88,3 +89,12 @@ def test_deepspeed_gets_the_flags(precision):
 def test_what_does_not_work_with_deepspeed_is_refused(changed, precision, told):
     with pytest.raises(UserError, match=told):
         set_up_engine(flags(), deepspeed(**changed), precision)
+
+
+def test_a_whole_reference_on_every_gpu_is_refused_and_one_of_adapters_is_not(
+    fsdp_settings, monkeypatch
+):
+    for engine in (fsdp(fsdp_settings, monkeypatch), deepspeed()):
+        with pytest.raises(UserError, match="--preference_pairs"):
+            set_up_engine(flags(preference_pairs=Path("pairs.csv")), engine, "no")
+        set_up_engine(flags(preference_pairs=Path("pairs.csv"), train="lora"), engine, "no")

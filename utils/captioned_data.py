@@ -5,10 +5,12 @@ from pathlib import Path
 
 from utils.cli import UserError
 from utils.dataset import Dataset, accept, examine_dataset
+from utils.dataset_checks import in_order_of_rows
 from utils.dataset_import import check_template, fill_template
 from utils.dataset_records import Columns
-from utils.lazy_records import with_text
+from utils.lazy_records import texts, with_text
 from utils.run_folder import get_logger
+from utils.sample_weights import check_weights, without_weightless
 
 _logger = get_logger("train")
 
@@ -22,6 +24,8 @@ def load_captioned(
     check_pixels: bool,
     skip_invalid: bool,
     offline: bool,
+    allow_empty: bool = False,
+    weight_column: str | None = None,
 ) -> Dataset:
     """Read and check a source whose images all have a caption.
 
@@ -34,6 +38,8 @@ def load_captioned(
         check_pixels: Decode every image once.
         skip_invalid: Drop rows with a problem.
         offline: Forbid downloads.
+        allow_empty: Whether a caption may be empty; the column must be there.
+        weight_column: Column of each image's weight; images of weight 0 are left out.
 
     Raises:
         DatasetError: With all problems at once, an empty caption among them.
@@ -44,14 +50,25 @@ def load_captioned(
         columns=columns,
         split=split,
         keep_pixels=False,
-        required=["text"] if columns.caption else [],
-        filled=["text"] if template is None else [],
+        required=["text"] if columns.caption and not allow_empty else [],
+        filled=["text"] if template is None and not allow_empty else [],
         with_pixels=check_pixels,
         offline=offline,
     )
+    if weight_column is not None:
+        found = check_weights(examination.table, examination.kept, weight_column)
+        problems = in_order_of_rows(examination.problems + found)
+        examination = examination._replace(problems=problems)
     dataset = accept(examination, source, skip_invalid=skip_invalid)
+    if weight_column is not None:
+        dataset = without_weightless(dataset, weight_column)
     if template is None and "text" in examination.table.columns:
-        return dataset
+        return _count_empty(dataset) if allow_empty else dataset
+    if allow_empty:
+        raise UserError(
+            f"--allow_empty_captions: {source} has no captions (columns: "
+            f"{', '.join(examination.table.columns)}); name their column with --caption_column"
+        )
     if template is None and "label" not in examination.table.columns:
         raise UserError(
             f"{source}: neither captions nor labels (columns: "
@@ -64,3 +81,11 @@ def load_captioned(
     _logger.info("captions are made of the labels; first: %r", make_text(dataset[0]))
     records = with_text(dataset.records, make_text)
     return Dataset(records, dataset.root, dataset.skipped, dataset.notes)
+
+
+def _count_empty(dataset: Dataset) -> Dataset:
+    """The same, with the number of empty captions among its notes and in the log."""
+    count = sum(not text for text in texts(dataset.records))
+    note = f"{count} of {len(dataset)} captions are empty: they train the unconditional branch"
+    _logger.info("%s", note)
+    return Dataset(dataset.records, dataset.root, dataset.skipped, (*dataset.notes, note))

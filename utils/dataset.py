@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.dataset_checks import PATH_KINDS, Found, check_table
+from utils.dataset_checks import PATH_KINDS, Found, check_table, in_order_of_rows
 from utils.dataset_pixels import DUPLICATE, PixelReport, judge_pixels, read_pixels
 from utils.dataset_records import (
     SPLITS,
@@ -180,7 +180,7 @@ def examine_dataset(
         reports = iter(pixels.values())
     found, depth_notes = judge_pixels(records, reports)
     problems = problems + [(checked[place], problem) for place, problem in found]
-    problems = sorted(problems, key=lambda item: -1 if item[0] is None else item[0])
+    problems = in_order_of_rows(problems)
     return Examination(table, problems, kept, pixels, table.notes + depth_notes)
 
 

@@ -20,6 +20,11 @@ PATH_KINDS = (
 Found = list[tuple[int | None, Problem]]
 
 
+def in_order_of_rows(found: Found) -> Found:
+    """The same, with what concerns no single row first."""
+    return sorted(found, key=lambda item: -1 if item[0] is None else item[0])
+
+
 def check_table(
     table: Table, *, required: Collection[str] = (), filled: Collection[str] = ()
 ) -> Found:
@@ -43,13 +48,14 @@ def check_table(
     wanted = [name for name in table.columns if name in required or name in filled]
     by_row = [
         *check_paths(table),
-        *_check_cells(table.records, wanted),
+        *check_cells(table.records, wanted),
         *(_check_splits(table.records) if "split" in table.columns else ()),
     ]
     return found + sorted(by_row, key=lambda item: item[0])
 
 
-def _check_cells(records: Sequence[Record], wanted: Collection[str]) -> Found:
+def check_cells(records: Sequence[Record], wanted: Collection[str]) -> Found:
+    """Find the empty cells of these columns."""
     found: Found = []
     for name in wanted:
         for index, cell in enumerate(cells(records, name)):

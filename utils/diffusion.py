@@ -259,15 +259,11 @@ def image_errors(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
 
 
-def diffusion_loss(
-    prediction: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
+def diffusion_loss(errors: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean over the images of each image's mean squared error times its weight; float32 scalar.
 
     Args:
-        prediction: Output of the U-Net, (N, C, h, w), any float type.
-        target: Of the same shape.
+        errors: Of `image_errors`, (N,) float32.
         weights: One per image, (N,); None weighs all alike.
     """
-    errors = image_errors(prediction, target)
     return errors.mean() if weights is None else (errors * weights).mean()

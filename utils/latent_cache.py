@@ -105,8 +105,7 @@ def encode_once(
         captions = [CaptionTable(old.rows, new) for old, new in zip(captions, embeddings)]
         parts.text_encoder.to("cpu")
     encoded = iter(
-        TrainingSet(each.dataset, each.options, text, table)
-        for each, text, table in zip(present, captions, latents)
+        each.encoded(text, table) for each, text, table in zip(present, captions, latents)
     )
     return [None if each is None else next(encoded) for each in samples]
 

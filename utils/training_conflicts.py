@@ -10,21 +10,27 @@ from pathlib import Path
 from utils.checkpoints import find_checkpoint, list_checkpoints
 from utils.cli import UserError
 from utils.latent_cache_flags import cache_contradictions
+from utils.preference_flags import preference_contradictions, trains_on_images
 from utils.training_flag_values import TRACKERS
+from utils.weight_flags import weight_contradictions
 
 
 def contradictions(args: argparse.Namespace) -> list[str]:
     """What is wrong with the flags taken together, each with the flag's name."""
+    sources = [source for source in (args.train_data_dir, args.dataset_name) if source is not None]
+    needs_images = trains_on_images(args) or args.validation_split is not None
     rules = (
         (
-            (args.train_data_dir is None) == (args.dataset_name is None),
+            len(sources) > 1 or (needs_images and not sources),
             "give either --train_data_dir or --dataset_name",
         ),
         (
             args.flip_swaps_sides and not args.random_flip,
             "--flip_swaps_sides: without --random_flip nothing is mirrored",
         ),
+        *weight_contradictions(args),
         *cache_contradictions(args),
+        *preference_contradictions(args),
         (
             args.rescale_betas_zero_snr and args.prediction_type == "epsilon",
             "--rescale_betas_zero_snr needs --prediction_type v_prediction",

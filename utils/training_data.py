@@ -8,13 +8,11 @@ starting at a position.
 Shapes: N images, C latent channels, h x w latents, K chunks of L tokens, D text width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import count
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from utils.captions import find_sides, swap_sides
 from utils.cli import UserError
@@ -25,12 +23,11 @@ from utils.lazy_records import texts
 from utils.sample_order import SampleOrder
 from utils.tensor_table import TensorTable
 from utils.text_encoding import encode_text, tokenize
-from utils.workers import leave_signals_to_parent
 
 MAX_LISTED_CAPTIONS = 20
 
 # Streams of random numbers that must not be the same for the same (seed, number).
-_LOOK, _NOISE, _CROP = 1, 2, 3  # 0 is the order's, in utils.sample_order
+_LOOK, _NOISE, _CROP = 1, 2, 3  # 0 is the order's, in utils.sample_order, 4 and 5 are pairs'
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,10 @@ class SampleOptions:
     input_perturbation: float = 0.0
     num_crops: int | None = None
     even_timesteps: bool = False
+
+    def of_pairs(self) -> "SampleOptions":
+        """The same for preference pairs: what is preferred is preferred for its text."""
+        return replace(self, caption_dropout_prob=0.0)
 
     def held_out(self) -> "SampleOptions":
         """The same for measuring the loss: nothing that makes the task harder, or random crops."""
@@ -97,10 +98,13 @@ class TrainingSet(torch.utils.data.Dataset):
     """Samples by position; see the module's docstring.
 
     A sample is a dict: ``name``; ``text`` (token ids or embeddings); ``pixels`` (3, 8h, 8w) in
-    [-1, 1], or ``mean`` and ``std`` of the VAE's posterior where they were cached; and what is
-    random, all (C, h, w) float32 standard normal: ``posterior_noise``, ``noise`` (with offset),
-    ``input_noise`` (also perturbed), and ``timestep`` int64.
+    [-1, 1], or ``mean`` and ``std`` of the VAE's posterior where they were cached; ``weight``, the
+    factor of its loss; and what is random, all (C, h, w) float32 standard normal:
+    ``posterior_noise``, ``noise`` (with offset), ``input_noise`` (also perturbed), and ``timestep``
+    int64.
     """
+
+    _look_stream, _noise_stream = _LOOK, _NOISE
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class TrainingSet(torch.utils.data.Dataset):
         options: SampleOptions,
         captions: CaptionTable,
         latents: TensorTable | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         """Keep what samples are made of.
 
@@ -117,32 +122,45 @@ class TrainingSet(torch.utils.data.Dataset):
             captions: Has each of `possible_captions`.
             latents: Mean and standard deviation (2, C, h, w) by (index, flipped, crop), as
                 `utils.latent_cache.encode_once` keeps them; without, images are read.
+            weights: Factor of each image's loss, (N,) float32; None weighs all alike.
         """
         self.dataset = dataset
         self.options = options
         self.captions = captions
         self.latents = latents
+        self.weights = weights
         self._order = SampleOrder(options.seed, len(dataset), dataset.blocks)
 
+    def encoded(self, captions: CaptionTable, latents: TensorTable) -> "TrainingSet":
+        """The same samples with what encoders made of captions and images."""
+        return type(self)(self.dataset, self.options, captions, latents, self.weights)
+
     def __getitem__(self, position: int) -> dict:
-        options = self.options
         epoch, index = self._order[position]
-        look = np.random.default_rng((options.seed, _LOOK, epoch, index))
+        return self._show(index, self._look(epoch, index)) | self._draw_noise(position)
+
+    def _look(self, epoch: int, number: int) -> np.random.Generator:
+        """What draws how an image looks: its flip, dropped caption and crop."""
+        return np.random.default_rng((self.options.seed, self._look_stream, epoch, number))
+
+    def _show(self, index: int, look: np.random.Generator) -> dict:
+        options = self.options
         flipped = bool(look.random() < 0.5) and options.random_flip
         dropped = look.random() < options.caption_dropout_prob
         crop = int(look.integers(options.num_crops)) if options.num_crops else None
         record = self.dataset[index]
         caption = "" if dropped else (swap_sides(record.text) if flipped else record.text)
-        sample = {"name": record.file_name, "text": self.captions[caption]}
+        weight = torch.tensor(1.0 if self.weights is None else float(self.weights[index]))
+        sample = {"name": record.file_name, "text": self.captions[caption], "weight": weight}
         if self.latents is None:
             sample["pixels"] = _read(record, options, flipped=flipped, crop=crop, rng=look)
         else:
             sample["mean"], sample["std"] = self.latents[index, int(flipped), crop or 0]
-        return sample | self._draw_noise(position)
+        return sample
 
     def _draw_noise(self, position: int) -> dict:
         options = self.options
-        rng = np.random.default_rng((options.seed, _NOISE, position))
+        rng = np.random.default_rng((options.seed, self._noise_stream, position))
         shape = options.latent_shape
 
         def normal(shape: tuple[int, ...]) -> torch.Tensor:
@@ -196,55 +214,20 @@ def to_pixels(image, options: SampleOptions, *, flipped: bool, rng) -> torch.Ten
     return pixels.flip(-1) if flipped else pixels
 
 
-class PositionBatches:
-    """Batch sampler: the positions of one process's batches, from a position on, without end."""
-
-    def __init__(self, *, start: int, batch_size: int, rank: int, num_processes: int) -> None:
-        """Take every ``num_processes``-th batch after ``start``, beginning with the ``rank``-th."""
-        self.first = start + rank * batch_size
-        self.stride = num_processes * batch_size
-        self.batch_size = batch_size
-
-    def __iter__(self) -> Iterator[range]:
-        for first in count(self.first, self.stride):
-            yield range(first, first + self.batch_size)
-
-
-def collate(samples: Sequence[dict]) -> dict:
-    """Stack samples: tensors get a first dimension N, ``name`` becomes the list ``names``."""
-    batch = {key: torch.stack([s[key] for s in samples]) for key in samples[0] if key != "name"}
-    return batch | {"names": [sample["name"] for sample in samples]}
-
-
-def make_loader(
-    samples: TrainingSet,
-    batches: PositionBatches | Sequence[Sequence[int]],
-    *,
-    num_workers: int,
-    pin_memory: bool,
-) -> DataLoader:
-    """Loader of the given batches; the number of workers changes the speed only."""
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        worker_init_fn=leave_signals_to_parent,
-        # Its own, or making an iterator would draw from the random numbers of the training.
-        generator=torch.Generator(),
-    )
-
-
 def make_training_set(
-    dataset: Dataset, options: SampleOptions, tokenizer, num_chunks: int = 1
+    dataset: Dataset,
+    options: SampleOptions,
+    tokenizer,
+    num_chunks: int = 1,
+    *,
+    kind: type[TrainingSet] = TrainingSet,
+    weights: np.ndarray | None = None,
 ) -> TrainingSet:
     """Samples whose captions are token ids, and whose images are read every time."""
     captions = possible_captions(dataset, options)
     rows = {caption: row for row, caption in enumerate(captions)}
     ids = tokenize(tokenizer, captions, num_chunks)  # (rows, K, L)
-    return TrainingSet(dataset, options, CaptionTable(rows, ids))
+    return kind(dataset, options, CaptionTable(rows, ids), weights=weights)
 
 
 def encode_batch(

@@ -29,7 +29,7 @@ def set_up_engine(args: argparse.Namespace, accelerator, precision: str) -> None
         _refuse("FSDP", _conflicts_of_fsdp(args, accelerator.state.fsdp_plugin))
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         config = accelerator.state.deepspeed_plugin.deepspeed_config
-        _refuse("DeepSpeed", _conflicts_of_deepspeed(config, precision))
+        _refuse("DeepSpeed", _conflicts_of_deepspeed(args, config, precision))
         config["train_micro_batch_size_per_gpu"] = args.train_batch_size
         config["gradient_clipping"] = args.max_grad_norm
         # Weights and moments stay float32.
@@ -49,10 +49,21 @@ def _conflicts_of_fsdp(args: argparse.Namespace, plugin) -> tuple[tuple[bool, st
         ),
         (args.offload_ema, "--offload_ema: the average is split over the GPUs and stays there"),
         (args.use_8bit_adam, "--use_8bit_adam: it does not work on split weights"),
+        _needs_a_whole_reference(args),
     )
 
 
-def _conflicts_of_deepspeed(config: dict, precision: str) -> tuple[tuple[bool, str], ...]:
+def _needs_a_whole_reference(args: argparse.Namespace) -> tuple[bool, str]:
+    return (
+        args.preference_pairs is not None and args.train != "lora",
+        "--preference_pairs: every GPU would hold a second, whole U-Net as reference; --train lora "
+        "needs none",
+    )
+
+
+def _conflicts_of_deepspeed(
+    args: argparse.Namespace, config: dict, precision: str
+) -> tuple[tuple[bool, str], ...]:
     rounded = [name for name in ("bf16", "fp16") if config.get(name, {}).get("enabled") is True]
     return (
         (
@@ -66,6 +77,7 @@ def _conflicts_of_deepspeed(config: dict, precision: str) -> tuple[tuple[bool, s
             "configs/deepspeed_zero2.json, --mixed_precision bf16 computes in bf16 all the same",
         ),
         (precision == "fp16", "--mixed_precision fp16 does not work with it; take bf16 or no"),
+        _needs_a_whole_reference(args),
     )
 
 

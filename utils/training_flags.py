@@ -11,6 +11,8 @@ from utils import cli
 from utils import training_flag_values as values
 from utils.checkpoints import LATEST
 from utils.latent_cache_flags import add_cache_flags
+from utils.preference_flags import add_preference_flags
+from utils.weight_flags import add_weight_flags
 
 _DEFAULT = "(default: %(default)s)"
 
@@ -21,6 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     _add_data_flags(parser.add_argument_group("data").add_argument)
     _add_sample_flags(parser.add_argument_group("images and captions").add_argument)
     _add_loss_flags(parser.add_argument_group("loss").add_argument)
+    add_preference_flags(parser.add_argument_group("preferences").add_argument)
     _add_optimizer_flags(parser.add_argument_group("optimizer").add_argument)
     _add_length_flags(parser.add_argument_group("length and speed").add_argument)
     add_cache_flags(parser.add_argument_group("latent cache").add_argument)
@@ -95,6 +98,7 @@ def _add_data_flags(add) -> None:
     )
     add("--label_column", help="column of the diagnoses (default: label)")
     add("--patient_column", help="column of the patients (default: patient_id)")
+    add_weight_flags(add)
     add(
         "--train_split",
         default="train",
@@ -147,7 +151,6 @@ def _add_sample_flags(add) -> None:
         help="share of samples trained on the empty caption, which guidance needs; "
         f"0 as in diffusers' example {_DEFAULT}",
     )
-
     add(
         "--long_captions",
         choices=("truncate", "chunk"),

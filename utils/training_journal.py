@@ -36,7 +36,7 @@ class _Step(NamedTuple):
     step: int
     epoch: float
     lr: float
-    values: torch.Tensor  # (2,): loss, gradient norm
+    values: torch.Tensor  # (2 + E,): loss, gradient norm, what else is told
     names: list[str]
 
 
@@ -58,6 +58,7 @@ class Journal:
         steps: range,
         log_steps: int,
         images_per_step: int,
+        told: Sequence[str] = (),
         advice: str = ADVICE,
     ) -> None:
         """Open the log; rows of steps that a resumed run repeats are dropped.
@@ -68,10 +69,13 @@ class Journal:
             steps: Steps done when the run starts, up to those at its end.
             log_steps: Interval between looks at the device.
             images_per_step: Over all processes and accumulated batches.
+            told: Names of what each batch tells beside its loss; columns after the usual ones.
             advice: What to try where the loss is no longer finite.
         """
         self._accelerator = accelerator
         self._advice = advice
+        self._told = tuple(told)
+        self._columns = (*COLUMNS, *self._told)
         self._path = output_dir / LOG_FILE
         self._last_step = steps.stop
         self._log_steps = log_steps
@@ -85,7 +89,7 @@ class Journal:
         self._held_out_path = output_dir / HELD_OUT_FILE
         self.rows: list[dict] = []
         if accelerator.is_main_process:
-            self.rows = _drop_rows_after(self._path, steps.start, COLUMNS)
+            self.rows = _drop_rows_after(self._path, steps.start, self._columns)
             before = _drop_rows_after(self._held_out_path, steps.start)
             self.held_out = [(int(row["step"]), float(row["loss"])) for row in before]
         self.held_out = broadcast_object_list([self.held_out])[0]
@@ -98,16 +102,29 @@ class Journal:
             disable=not accelerator.is_local_main_process,
         )
 
-    def add_batch(self, loss: torch.Tensor, names: Sequence[str]) -> None:
-        """Note a batch's loss (a scalar on the device) and the images it is made of."""
-        self._losses.append(loss.detach())
+    def add_batch(
+        self,
+        loss: torch.Tensor,
+        names: Sequence[str],
+        told: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Note a batch's loss (a scalar on the device) and the images it is made of.
+
+        Args:
+            loss: See above.
+            names: Of the images.
+            told: What else there is to tell, scalars on the device, by the names given at first.
+        """
+        others = [told[name] for name in self._told]
+        self._losses.append(torch.stack([loss.detach(), *others]))
         self._names += names
 
     def end_step(self, step: int, *, epoch: float, lr: float, grad_norm) -> None:
         """Note that the optimizer made its ``step``-th step with the batches added since."""
-        loss = torch.stack(self._losses).mean()
-        norm = torch.as_tensor(grad_norm, dtype=loss.dtype, device=loss.device)
-        self._steps.append(_Step(step, epoch, lr, torch.stack([loss, norm]), self._names))
+        losses = torch.stack(self._losses).mean(dim=0)  # (1 + E,)
+        norm = torch.as_tensor(grad_norm, dtype=losses.dtype, device=losses.device)
+        values = torch.cat([losses[:1], norm[None], losses[1:]])
+        self._steps.append(_Step(step, epoch, lr, values, self._names))
         self._losses, self._names = [], []
         self._bar.update()
         if step % self._log_steps == 0:
@@ -121,19 +138,19 @@ class Journal:
         """
         if not self._steps:
             return
-        mine = torch.stack([entry.values for entry in self._steps])  # (S, 2)
-        values = self._accelerator.gather(mine[None]).cpu()  # (processes, S, 2)
-        self._stop_if_not_finite(values)
+        mine = torch.stack([entry.values for entry in self._steps])  # (S, 2 + E)
+        values = self._accelerator.gather(mine[None]).cpu()  # (processes, S, 2 + E)
+        self._stop_if_not_finite(values[..., :2])
         now = time.perf_counter()
         speed = len(self._steps) * self._images_per_step / max(now - self._last_flush, 1e-9)
         seconds = self._seconds_before + now - self._start
         new_rows = []
         memory = peak_memory_gib(self._accelerator.device)
-        for entry, (loss, grad_norm) in zip(self._steps, values.mean(dim=0).tolist()):
+        for entry, (loss, grad_norm, *told) in zip(self._steps, values.mean(dim=0).tolist()):
             left = (self._last_step - entry.step) * self._images_per_step / speed
             numbers = (entry.step, entry.epoch, loss, entry.lr, grad_norm)
-            numbers += (speed, seconds, left, memory)
-            new_rows.append(dict(zip(COLUMNS, (f"{number:.8g}" for number in numbers))))
+            numbers += (speed, seconds, left, memory, *told)
+            new_rows.append(dict(zip(self._columns, (f"{number:.8g}" for number in numbers))))
         self._last_flush = now
         self._steps = []
         self.rows += new_rows
@@ -145,14 +162,15 @@ class Journal:
 
     def _tell(self, new_rows: list[dict]) -> None:
         for row in new_rows:
-            logs = {_TRACKED.get(key, key): float(row[key]) for key in _TRACKED_COLUMNS}
+            tracked = (*_TRACKED_COLUMNS, *self._told)
+            logs = {_TRACKED.get(key, key): float(row[key]) for key in tracked}
             self._accelerator.log(logs, step=int(row["step"]))
         last = new_rows[-1]
         self._bar.set_postfix_str(
             f"loss {float(last['loss']):.4f}, {float(last['images_per_s']):.1f} images/s"
         )
         if self._accelerator.is_main_process:
-            _append_rows(self._path, new_rows, COLUMNS)
+            _append_rows(self._path, new_rows, self._columns)
 
     def _stop_if_not_finite(self, values: torch.Tensor) -> None:
         # With fp16 an infinite gradient is part of the plan: the scaler skips that step.
@@ -216,7 +234,10 @@ class Journal:
             "validation_loss_best": min((loss for _, loss in self.held_out), default=None),
             "images_per_s": _mean(speeds),
             "seconds": float(self.rows[-1]["seconds"]) if self.rows else 0.0,
-        }
+        } | {f"{name}_last": self._last(name) for name in self._told}
+
+    def _last(self, name: str) -> float | None:
+        return _mean([float(row[name]) for row in self.rows[-SMOOTHED_STEPS:] if row[name]])
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -238,17 +259,23 @@ def _drop_rows_after(path: Path, step: int, columns: Sequence[str] | None = None
     Args:
         path: The log.
         step: The last one to keep.
-        columns: What the rows must have; None takes what is there.
+        columns: What the rows kept have; a column that the log does not have yet is empty, and
+            one that is not wanted goes. None takes what is there.
     """
-    rows = []
+    rows, needed = [], ()
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
             rows = list(reader)
-            columns = columns or reader.fieldnames
+            needed = COLUMNS if columns else reader.fieldnames or ()
+            columns = columns or needed
     # A run killed while it wrote leaves a last line cut short.
-    whole = [row for row in rows if all(row.get(column) for column in columns)]
-    kept = [row for row in whole if int(row["step"]) <= step]
+    whole = [row for row in rows if all(row.get(column) for column in needed)]
+    kept = [
+        {column: row.get(column) or "" for column in columns}
+        for row in whole
+        if int(row["step"]) <= step
+    ]
     if kept:
         write_csv(path, kept, columns)
     else:

@@ -5,12 +5,17 @@ from collections.abc import Sequence
 
 from utils.dataset import Dataset
 from utils.diffusion import PipelineParts
+from utils.frequency_samples import FrequencySet
 from utils.latent_cache import encode_once, is_cacheable
 from utils.latent_cache_flags import latent_cache_dir
+from utils.preference_pairs import WEIGHT_COLUMN
+from utils.preference_samples import PairSet
+from utils.sample_weights import read_weights
 from utils.sampling import vae_factor
 from utils.text_encoding import settle_num_caption_chunks
 from utils.training_data import SampleOptions, TrainingSet, make_training_set, possible_captions
 from utils.training_notes import tell_long_captions
+from utils.weight_flags import AS_FREQUENCY
 from utils.workers import cores_per_process
 
 MAX_READERS = 8  # of images; more wait for the disk
@@ -24,13 +29,14 @@ def make_samples(
     datasets: Sequence[Dataset | None],
     seed: int,
 ) -> list[TrainingSet | None]:
-    """Samples to train on and held-out ones, with what the latent cache keeps of them.
+    """Images to train on, held-out ones, and pairs, with what the latent cache keeps of them.
 
     Args:
         args: The script's flags.
         accelerator: Tells device, precision and the process's share of the encoding.
         parts: The pipeline; its text encoder's configuration keeps the number of chunks.
-        datasets: What to train on, and what to measure the loss on or None.
+        datasets: What to train on, what to measure the loss on, and the images of preference
+            pairs (`utils.preference_pairs.load_pairs`); None stands for nothing.
         seed: Of everything random.
     """
     side = args.resolution // vae_factor(parts.vae.config)
@@ -58,7 +64,7 @@ def make_samples(
             with_text=args.train != "unet+text_encoder",
             required=bool(args.cache_latents) or args.cache_only,
         )
-    if samples[0].latents is None:
+    if all(each.latents is None for each in samples if each is not None):
         parts.vae.to(accelerator.device)
         parts.text_encoder.to(accelerator.device)
     return samples
@@ -78,10 +84,27 @@ def _tokenize_samples(
         (caption for each in present for caption in possible_captions(each, options)),
         long_captions=args.long_captions,
     )
-    tell_long_captions(datasets[0], parts.tokenizer, num_chunks)
+    images, held_out, pairs = datasets
+    for trained_on in (images, pairs):
+        if trained_on is not None:
+            tell_long_captions(trained_on, parts.tokenizer, num_chunks)
+    kinds = (
+        (
+            FrequencySet if args.weights_as == AS_FREQUENCY else TrainingSet,
+            *(images, options, args.weight_column),
+        ),
+        (TrainingSet, held_out, options.held_out(), None),
+        (PairSet, pairs, options.of_pairs(), WEIGHT_COLUMN),
+    )
     return [
-        None if dataset is None else make_training_set(dataset, each, parts.tokenizer, num_chunks)
-        for dataset, each in zip(datasets, (options, options.held_out()))
+        None
+        if dataset is None
+        else make_training_set(
+            *(dataset, each, parts.tokenizer, num_chunks),
+            kind=kind,
+            weights=read_weights(dataset, column),
+        )
+        for kind, dataset, each, column in kinds
     ]
 
 

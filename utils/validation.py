@@ -14,7 +14,8 @@ from utils.images import to_uint8
 from utils.provenance import DIGITAL_SOURCE_TYPE
 from utils.sampling import decode_latents
 from utils.text_encoding import encode_text, num_caption_chunks, tokenize
-from utils.training_data import TrainingSet, encode_batch, make_loader
+from utils.training_batches import make_loader
+from utils.training_data import TrainingSet, encode_batch
 
 SAMPLER_STEPS = 20  # as in diffusers' example
 TIMESTEP_BUCKETS = 4
