@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils import cli, run_folder
+from utils.commands import add_commands
 
 DEFAULT_TOKENIZER_DIR = Path(__file__).parent / "demo" / "base" / "tokenizer"
 
@@ -246,23 +247,14 @@ def _add_stats_flags(parser: argparse.ArgumentParser) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The five commands and their flags."""
     parser = cli.make_parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, add_flags, run, text in (
+    commands = (
         ("simulate", _add_simulate_flags, simulate, SIMULATE_HELP),
         ("import", _add_import_flags, import_images, IMPORT_HELP),
         ("split", _add_split_flags, split, SPLIT_HELP),
         ("validate", _add_validate_flags, validate, VALIDATE_HELP),
         ("stats", _add_stats_flags, stats, STATS_HELP),
-    ):
-        command = commands.add_parser(
-            name,
-            help=text.split("\n")[0],
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        add_flags(command)
-        command.set_defaults(run=run, error=command.error)
+    )
+    add_commands(parser, commands)
     return parser
 
 

@@ -18,14 +18,17 @@ except ImportError:  # Windows: two runs in one folder are not noticed there
 
 
 @contextlib.contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[int | None]:
     """Hold a folder against a second run that would write to it; a killed run holds nothing.
+
+    Yields:
+        The descriptor that holds it; None where the system has no such locks.
 
     Raises:
         UserError: If another run holds it.
     """
     if fcntl is None:
-        yield
+        yield None
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -33,7 +36,7 @@ def only_writer(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"--output_dir {folder}: another run is writing to it") from error
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -113,7 +116,7 @@ def _check_same_run(
 
 def _empty_folder(folder: Path, own: Collection[str]) -> None:
     """Delete the files that match the patterns ``own``, unless there are others too."""
-    ours = {path for pattern in own for path in folder.glob(pattern)}
+    ours = {path for pattern in own for path in folder.glob(pattern) if not path.is_dir()}
     foreign = sorted(path for path in folder.rglob("*") if path.is_file() and path not in ours)
     if foreign:
         raise UserError(
@@ -123,3 +126,6 @@ def _empty_folder(folder: Path, own: Collection[str]) -> None:
     # The options go last: as long as they are there, a deletion that was stopped can be repeated.
     for path in sorted(ours, key=lambda path: path.name == "options.json"):
         path.unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
