@@ -41,11 +41,15 @@ def png_text(
         "prompt_sha256": prompt_sha256,
         "seed": str(seed),
         "model_hash": model_hash,
-        "digital_source_type": DIGITAL_SOURCE_TYPE,
-        XMP_KEY: iTXt(_XMP),
+        **source_type(),
     }
     # iTXt is UTF-8 whatever the letters; plain text would become Latin-1 (tEXt) where it can.
     return entries if prompt is None else entries | {"prompt": iTXt(prompt)}
+
+
+def source_type() -> dict[str, str]:
+    """Text entries that say that an image was made by a trained model, and no more."""
+    return {"digital_source_type": DIGITAL_SOURCE_TYPE, XMP_KEY: iTXt(_XMP)}
 
 
 def hash_pipeline(folder: Path) -> str:
