@@ -18,7 +18,6 @@ from utils.dataset_records import Columns
 from utils.dataset_sources import read_source
 from utils.lazy_records import take, texts
 from utils.process_group import from_main, main_first, own_device
-from utils.report_flags import MAX_TOKENS
 from utils.run_folder import FEATURE_CACHE
 
 DECODING_FLAGS = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_tokens")
@@ -127,8 +126,7 @@ def load_job(args: argparse.Namespace, scans: Dataset, state: PartialState) -> C
             "machines need the same flags and files"
         )
     network = captioner.network
-    trained_for = network.generation_config.max_new_tokens
-    longest = args.max_tokens or (trained_for + 1 if trained_for else MAX_TOKENS)
+    longest = args.max_tokens or captioner.max_new_tokens + 1
     check_length(network.config.get_text_config(decoder=True), longest)
     decoding = Decoding(args.num_beams, args.length_penalty, args.no_repeat_ngram_size, longest - 1)
     size = CPU_BATCH if on_cpu else args.batch_size  # there they depend on this too

@@ -25,6 +25,7 @@ from utils.classifier_optim import Precision
 from utils.cli import UserError
 from utils.gray_images import GrayImages
 from utils.hub_models import hash_weights, local_folder, read_json
+from utils.report_flags import MAX_TOKENS
 from utils.report_tokenizer import decode_reports
 from utils.run_folder import TEMPORARY_PREFIX, atomic_folder, write_json
 
@@ -131,6 +132,11 @@ class Captioner:
     def resolution(self) -> int:
         """Side of the network's images in pixels."""
         return self.settings.resolution
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Length of the longest report that it was trained for, without the first token."""
+        return self.network.generation_config.max_new_tokens or MAX_TOKENS - 1
 
     def pixel_values(self, gray: torch.Tensor) -> torch.Tensor:
         """(B, H, W) uint8 to what the network takes, (B, 3, H, W) float32."""

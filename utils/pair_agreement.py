@@ -1,0 +1,132 @@
+"""Which drawn images show what they were asked to show, as classifier and report model see it.
+
+A pair of image and text is kept if text, label and image agree: the classifier recognises the
+label in the image, and the report that a model writes of the image names the findings of the text
+and no others. N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from utils.captioner import Captioner, Decoding, Written
+from utils.classification_metrics import predicted_labels
+from utils.classifier import Classifier
+from utils.dataset import Dataset, Record
+from utils.finding_labeler import FindingLabeler
+from utils.finding_scores import names_in
+from utils.gray_images import GrayImages
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of each image what agrees.
+
+    Attributes:
+        label: (N,) bool, the classifier recognises the asked label.
+        text: (N,) bool, the written report names the findings of the text, no more and no fewer.
+        reports: (N,) what was written.
+    """
+
+    label: np.ndarray
+    text: np.ndarray
+    reports: Sequence[str]
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(N,) bool, all agree."""
+        return self.label & self.text
+
+    def summary(self) -> dict[str, int]:
+        """How many images were drawn, agree in each, and are kept."""
+        return {
+            "drawn": len(self.label),
+            "label_agrees": int(self.label.sum()),
+            "text_agrees": int(self.text.sum()),
+            "kept": int(self.kept.sum()),
+        }
+
+
+def examine_pairs(
+    dataset: Dataset,
+    *,
+    classifier: Classifier,
+    captioner: Captioner,
+    labeler: FindingLabeler,
+) -> Agreement:
+    """Look at every image of a drawn set.
+
+    Args:
+        dataset: N images with their prompt as text, and their label.
+        classifier: Knows the labels.
+        captioner: Writes a report of each image.
+        labeler: Finds the findings of both texts.
+    """
+    reports = write_reports(dataset.records, captioner)
+    same = [
+        set(names_in(labeler, record.text)) == set(names_in(labeler, report.text))
+        for record, report in zip(dataset, reports)
+    ]
+    return Agreement(
+        label=has_own_label(dataset, classifier),
+        text=np.array(same, bool),
+        reports=[report.text for report in reports],
+    )
+
+
+def write_reports(records: Sequence[Record], captioner: Captioner) -> list[Written]:
+    """The report that a model writes of each image, as long as it was trained for."""
+    images = GrayImages(records, resolution=captioner.resolution, resize_mode=captioner.resize_mode)
+    return captioner.write(images, Decoding(max_new_tokens=captioner.max_new_tokens))
+
+
+def has_own_label(dataset: Dataset, classifier: Classifier) -> np.ndarray:
+    """(N,) bool: the classifier recognises all labels of the image, and there is one."""
+    probabilities = classifier.predict(record.image() for record in dataset)
+    said = predicted_labels(probabilities, multi_label=classifier.multi_label)
+    column = {label: place for place, label in enumerate(classifier.labels)}
+    return np.array(
+        [
+            bool(record.labels)
+            and all(name in column and said[row, column[name]] for name in record.labels)
+            for row, record in enumerate(dataset)
+        ],
+        bool,
+    )
+
+
+def confidence_threshold(
+    reports: Sequence[Written], truths: Sequence[str], labeler: FindingLabeler, *, precision: float
+) -> float | None:
+    """The confidence from which on written reports are right often enough.
+
+    A report is right if it names the findings of the true one, no more and no fewer. The threshold
+    holds for scans like these, and is a little flattered by having been chosen on them.
+
+    Args:
+        reports: Written of scans with a true report.
+        truths: The true reports.
+        labeler: Finds the findings of both.
+        precision: Share of right ones wanted, in (0, 1].
+
+    Returns:
+        The least confidence (a mean log-probability, <= 0) of which those at or above it are right
+        in that share; None if there is none.
+    """
+    right = np.array(
+        [
+            set(names_in(labeler, truth)) == set(names_in(labeler, report.text))
+            for report, truth in zip(reports, truths, strict=True)
+        ],
+        bool,
+    )
+    confidences = np.array([report.confidence for report in reports])
+    order = np.argsort(-confidences, kind="stable")
+    shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    # Of equal confidences all are at or above it.
+    is_last = np.append(np.diff(confidences[order]) != 0, True)
+    enough = np.flatnonzero((shares >= precision) & is_last)
+    return float(confidences[order[enough[-1]]]) if len(enough) else None
