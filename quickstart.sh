@@ -120,6 +120,43 @@ stage reports launch report_generation.py --real_dir "$CLINIC" \
   --resolution 96 --batch_size 16 --max_train_steps 800 \
   --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --show_reports --offline \
   --seed "$SEED" --output_dir "$OUTPUT_DIR/reports"
+# doctors in the loop: a weak generator that learned the words from few reports; simulated doctors
+# rate what it draws; a reward learned from them; a round of training by it
+stage few python -m demo.hide_labels --data_dir "$CLINIC" --share 0.2 --seed "$SEED" \
+  --output_dir "$OUTPUT_DIR/few"
+stage forgetful python -m demo.forgetful_base --model "$MODEL_NAME" --output_dir "$OUTPUT_DIR/forgetful"
+stage weak python train_text_to_image.py \
+  --pretrained_model_name_or_path "$OUTPUT_DIR/forgetful" \
+  --train_data_dir "$OUTPUT_DIR/few/labeled" --offline --resolution 128 --center_crop \
+  --train_batch_size 8 --max_train_steps 150 --learning_rate 2e-4 --lr_scheduler cosine \
+  --lr_warmup_steps 10 --mixed_precision "$MIXED_PRECISION" --seed "$SEED" --report_to none \
+  --output_dir "$OUTPUT_DIR/weak"
+DRAWING=(--num_inference_steps 15 --guidance_scale 3 --guidance_interval 0.2 0.8)
+stage weak_drawn python generate_synthetic_dataset.py --model "$OUTPUT_DIR/weak" --offline \
+  --prompts_from "$OUTPUT_DIR/few/labeled" --class_balanced --num_images 96 \
+  --num_images_per_prompt 4 "${DRAWING[@]}" --seed "$SEED" --output_dir "$OUTPUT_DIR/weak_drawn"
+stage second python prepare_dataset.py simulate --output_dir "$OUTPUT_DIR/second" \
+  --num_images 600 --looks portable --seed "$((SEED + 1000))"
+stage second_split python prepare_dataset.py split --data_dir "$OUTPUT_DIR/second" --overwrite \
+  --seed "$SEED"
+stage oracle python semi_supervised.py --real_dir "$OUTPUT_DIR/second" --arms real \
+  --backbone small --resolution 96 --max_train_steps 150 --early_stopping_patience 0 \
+  --mixed_precision "$MIXED_PRECISION" --seed "$((SEED + 1))" --output_dir "$OUTPUT_DIR/oracle"
+stage study python rate_images.py create --real_dir "$OUTPUT_DIR/few/labeled" --real_split train \
+  --synthetic_dir weak="$OUTPUT_DIR/weak_drawn" --num_images 48 --num_pairs 48 \
+  --questions turing quality agreement preference --seed "$SEED" --output_dir "$OUTPUT_DIR/study"
+stage raters python -m demo.simulated_raters --study_dir "$OUTPUT_DIR/study" \
+  --classifier "$OUTPUT_DIR/oracle/classifier" --num_raters 4 --seed "$SEED"
+stage ratings python rate_images.py export --study_dir "$OUTPUT_DIR/study" \
+  --output_dir "$OUTPUT_DIR/ratings"
+stage rating_report python rate_images.py analyze --study_dir "$OUTPUT_DIR/study" \
+  --output_dir "$OUTPUT_DIR/rating_report"
+stage improved python self_improve.py --mode rlhf --method reward_weighted \
+  --model "$OUTPUT_DIR/weak" --real_dir "$OUTPUT_DIR/few/labeled" --ratings "$OUTPUT_DIR/ratings" \
+  --classifier "$OUTPUT_DIR/few_labels/classifier" --judge "$OUTPUT_DIR/diagnosis/classifier" \
+  --train unet --num_rounds 1 --max_train_steps 120 --learning_rate 1e-4 --train_batch_size 8 \
+  --num_images 144 --num_eval_images 96 --drawing_flags "${DRAWING[*]}" \
+  --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" --output_dir "$OUTPUT_DIR/improved"
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
 
 echo "The page: $OUTPUT_DIR/report.html"

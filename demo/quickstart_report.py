@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo import quickstart_doctors
 from utils import cli, run_folder
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ STAGES = {
     "few_labels": "diagnosis from few labels",
     "self_supervised": "pre-train without labels, diagnosis from few labels",
     "reports": "train report models",
+    **quickstart_doctors.STAGES,
 }
 # Stages with a page of their own.
 PAGES = (
     *("evaluation", "evaluation_before", "diagnosis"),
     *("few_labels", "self_supervised", "reports"),
+    *quickstart_doctors.PAGES,
 )
 SCANS_PER_FINDING = 6
 MAX_CARDS = 12
@@ -276,6 +279,7 @@ def write_page(run_dir: Path) -> Path:
         )
     add_few_labels(page, run_dir)
     add_reports(page, run_dir)
+    quickstart_doctors.add_doctors(page, run_dir)
     add_training(page, run_dir)
     page.heading("More")
     for name in PAGES:

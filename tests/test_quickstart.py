@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+STAGES_OF_DOCTORS = [
+    *("few", "forgetful", "weak", "weak_drawn", "second", "second_split", "oracle"),
+    *("study", "raters", "ratings", "rating_report", "improved"),
+]
 STAGES = [
     "clinic",
     "split",
@@ -23,6 +27,7 @@ STAGES = [
     "few_labels",
     "self_supervised",
     "reports",
+    *STAGES_OF_DOCTORS,
     "report",
 ]
 
@@ -35,7 +40,8 @@ if "FAIL" in os.environ and os.environ["FAIL"] in " ".join(sys.argv):
     sys.exit(3)
 if "--output_dir" in sys.argv:
     folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
-    (folder / "classifier").mkdir(parents=True)
+    for name in ("classifier", "labeled"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "model_index.json").write_text("{{}}")
 print("{{}}")
 """
@@ -77,8 +83,8 @@ def test_every_command_is_accepted_by_its_script(quickstart, tmp_path, monkeypat
     assert done.stdout.splitlines()[-1] == "The page: runs/quickstart/report.html"
     monkeypatch.chdir(tmp_path)
     for argv in calls:
-        if "demo.quickstart_report" in argv:
-            name, flags = "demo.quickstart_report", argv[3:]
+        if argv[1] == "-m":
+            name, flags = argv[2], argv[3:]
         else:
             script = next(word for word in argv if word.endswith(".py") and "/" not in word)
             name, flags = script.removesuffix(".py"), argv[argv.index(script) + 1 :]
