@@ -18,7 +18,8 @@ Modes
 Examples:
   python self_improve.py --mode unlabeled --model runs/oct-sd --real_dir data/oct \
       --unlabeled_dir data/unlabeled --captioner runs/reports/captioner \
-      --judge runs/diagnosis/classifier --output_dir runs/improved
+      --classifier runs/gate/classifier --judge runs/diagnosis/classifier \
+      --output_dir runs/improved
 
   python self_improve.py --mode synthetic_pairs --model runs/oct-sd --real_dir data/oct \
       --captioner runs/reports/captioner --classifier runs/gate/classifier \

@@ -134,7 +134,11 @@ def improve(
     gate = folder / "gate" / "classifier"
     captioner = folder / "reports" / "captioner"
     own = {
-        "unlabeled": {"unlabeled_dir": data["unlabeled"], "captioner": captioner},
+        "unlabeled": {
+            "unlabeled_dir": data["unlabeled"],
+            "captioner": captioner,
+            "classifier": gate,
+        },
         "synthetic_pairs": {
             "captioner": captioner,
             "classifier": gate,

@@ -22,7 +22,7 @@ _ONLY_FOR = {
     "pseudo_precision": ("unlabeled",),
     "max_no_text_share": ("unlabeled",),
     "captioner": ("unlabeled", "synthetic_pairs"),
-    "classifier": ("synthetic_pairs", "rlhf"),
+    "classifier": ("unlabeled", "synthetic_pairs", "rlhf"),
     "num_images": ("synthetic_pairs", "rlhf"),
     "ratings": ("rlhf",),
     "method": ("rlhf",),

@@ -97,8 +97,8 @@ def add_model_flags(group: argparse._ArgumentGroup) -> None:
         "--classifier",
         type=cli.existing_dir,
         metavar="DIR",
-        help="synthetic_pairs: recognises the label of a drawn image; rlhf: what the reward model "
-        "sees of an image",
+        help="synthetic_pairs: recognises the label of a drawn image; unlabeled: what it sees in a "
+        "scan must go with the report; rlhf: what the reward model sees of an image",
     )
     group.add_argument(
         "--captioner",
@@ -168,7 +168,8 @@ def add_unlabeled_flags(group: argparse._ArgumentGroup) -> None:
         default=0.9,
         metavar="P",
         help="use the pseudo-reports that are as sure as those of which this share is right on "
-        "the real val scans (default: %(default)s)",
+        "the real val scans, with --classifier among those that it bears out (default: "
+        "%(default)s)",
     )
     group.add_argument(
         "--max_no_text_share",

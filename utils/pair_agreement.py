@@ -7,7 +7,7 @@ and no others. N images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from utils.dataset import Dataset, Record
 from utils.finding_labeler import FindingLabeler
 from utils.finding_scores import names_in
 from utils.gray_images import GrayImages
+
+MIN_SURE = 10  # reports that a threshold rests on, at least
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,49 @@ def has_own_label(dataset: Dataset, classifier: Classifier) -> np.ndarray:
     )
 
 
+def findings_by_label(
+    records: Sequence[Record], labeler: FindingLabeler
+) -> dict[tuple[str, ...], set[frozenset[str]]]:
+    """Labels of an image -> the sets of findings that true reports of such images name."""
+    found: dict[tuple[str, ...], set[frozenset[str]]] = {}
+    for record in records:
+        found.setdefault(record.labels, set()).add(frozenset(names_in(labeler, record.text)))
+    return found
+
+
+def agrees_with_label(
+    records: Sequence[Record],
+    reports: Sequence[Written],
+    *,
+    classifier: Classifier,
+    known: Mapping[tuple[str, ...], set[frozenset[str]]],
+    labeler: FindingLabeler,
+) -> np.ndarray:
+    """(N,) bool: the report names findings that go with what a classifier sees in the image.
+
+    Two models that err independently are both right more often than either is sure with reason.
+
+    Args:
+        records: N images.
+        reports: What a model wrote of each.
+        classifier: Looks at the images.
+        known: Of `findings_by_label`, from true reports.
+        labeler: Finds the findings of the reports.
+    """
+    said = predicted_labels(
+        classifier.predict(record.image() for record in records),
+        multi_label=classifier.multi_label,
+    )
+    labels = [tuple(name for name, seen in zip(classifier.labels, row) if seen) for row in said]
+    return np.array(
+        [
+            frozenset(names_in(labeler, report.text)) in known.get(seen, set())
+            for seen, report in zip(labels, reports, strict=True)
+        ],
+        bool,
+    )
+
+
 def confidence_threshold(
     reports: Sequence[Written], truths: Sequence[str], labeler: FindingLabeler, *, precision: float
 ) -> float | None:
@@ -113,8 +158,8 @@ def confidence_threshold(
         precision: Share of right ones wanted, in (0, 1].
 
     Returns:
-        The least confidence (a mean log-probability, <= 0) of which those at or above it are right
-        in that share; None if there is none.
+        The least confidence (a mean log-probability, <= 0) of which those at or above it, `MIN_SURE`
+        at least, are right in that share; None if there is none.
     """
     right = np.array(
         [
@@ -128,5 +173,7 @@ def confidence_threshold(
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     # Of equal confidences all are at or above it.
     is_last = np.append(np.diff(confidences[order]) != 0, True)
-    enough = np.flatnonzero((shares >= precision) & is_last)
+    enough = np.flatnonzero(
+        (shares >= precision) & is_last & (np.arange(len(order)) + 1 >= MIN_SURE)
+    )
     return float(confidences[order[enough[-1]]]) if len(enough) else None
