@@ -43,7 +43,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils import cli, improve_checks, improve_flags, run_folder
+from utils import cli, improve_checks, improve_flags, improve_mode_flags, run_folder
 
 if TYPE_CHECKING:
     from utils.improvement import Improvement
@@ -69,8 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     improve_flags.add_round_flags(parser.add_argument_group("rounds"))
     improve_flags.add_data_flags(parser.add_argument_group("data"))
     improve_flags.add_model_flags(parser.add_argument_group("networks"))
-    improve_flags.add_unlabeled_flags(parser.add_argument_group("mode unlabeled"))
-    improve_flags.add_reward_flags(parser.add_argument_group("mode rlhf"))
+    improve_mode_flags.add_unlabeled_flags(parser.add_argument_group("mode unlabeled"))
+    improve_mode_flags.add_reward_flags(parser.add_argument_group("mode rlhf"))
     improve_flags.add_training_flags(parser.add_argument_group("training"))
     improve_flags.add_watch_flags(parser.add_argument_group("measuring and stopping"))
     run = parser.add_argument_group("run")

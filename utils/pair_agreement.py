@@ -158,8 +158,8 @@ def confidence_threshold(
         precision: Share of right ones wanted, in (0, 1].
 
     Returns:
-        The least confidence (a mean log-probability, <= 0) of which those at or above it, `MIN_SURE`
-        at least, are right in that share; None if there is none.
+        The least confidence (a mean log-probability, <= 0) of which those at or above it are right
+        in that share, `MIN_SURE` reports at least; None if there is none.
     """
     right = np.array(
         [
@@ -173,7 +173,6 @@ def confidence_threshold(
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
     # Of equal confidences all are at or above it.
     is_last = np.append(np.diff(confidences[order]) != 0, True)
-    enough = np.flatnonzero(
-        (shares >= precision) & is_last & (np.arange(len(order)) + 1 >= MIN_SURE)
-    )
+    is_last[: MIN_SURE - 1] = False
+    enough = np.flatnonzero((shares >= precision) & is_last)
     return float(confidences[order[enough[-1]]]) if len(enough) else None
