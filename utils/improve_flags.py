@@ -8,7 +8,7 @@ import shlex
 from utils import cli, report_flags
 from utils.extractor_names import CLASSIFIER_PREFIX, WEIGHT_FILES
 from utils.round_watch import SELECTABLE
-from utils.training_flag_values import RESIZE_MODES
+from utils.training_flag_values import RESIZE_MODES, model_source
 
 MODES = ("plain", "unlabeled", "synthetic_pairs", "rlhf")
 _EVALUABLE_MODES = tuple(mode for mode in RESIZE_MODES if not mode.startswith("random"))
@@ -74,7 +74,11 @@ def add_data_flags(group: argparse._ArgumentGroup) -> None:
 def add_model_flags(group: argparse._ArgumentGroup) -> None:
     """The networks."""
     group.add_argument(
-        "--model", required=True, metavar="DIR|NAME", help="pipeline that is to be improved"
+        "--model",
+        type=model_source,
+        required=True,
+        metavar="DIR|NAME",
+        help="pipeline that is to be improved",
     )
     group.add_argument(
         "--judge",
