@@ -45,7 +45,7 @@ def add_doctors(page: Page, run_dir: Path) -> None:
         "draws next, and it trains on that beside the real pairs."
     )
     page.bullets(ratings["findings"])
-    page.bullets([_outcome(found)])
+    page.bullets([_foreseen(found), _outcome(found)])
     page.table(
         [_row(name, text, found) for name, text in SCORES.items() if name in found["first"]],
         caption="Texts of val patients, the same seeds before and after; brackets are 95 % "
@@ -60,6 +60,15 @@ def add_doctors(page: Page, run_dir: Path) -> None:
 
 def _read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _foreseen(found: dict) -> str:
+    entry = found["rewards"]["reward"]["entries"]["spearman"]
+    text = "The reward's rank correlation with ratings of raters and scans that it had not seen: "
+    text += f"{entry['value']:.2f}"
+    if entry["ci95"]:
+        text += " [{:.2f}, {:.2f}]".format(*entry["ci95"])
+    return text + "."
 
 
 def _outcome(found: dict) -> str:
