@@ -154,8 +154,8 @@ stage rating_report python rate_images.py analyze --study_dir "$OUTPUT_DIR/study
 stage improved python self_improve.py --mode rlhf --method reward_weighted \
   --model "$OUTPUT_DIR/weak" --real_dir "$OUTPUT_DIR/few/labeled" --ratings "$OUTPUT_DIR/ratings" \
   --classifier "$OUTPUT_DIR/few_labels/classifier" --judge "$OUTPUT_DIR/diagnosis/classifier" \
-  --accept_weak_reward --train unet --num_rounds 1 --max_train_steps 120 --learning_rate 1e-4 --train_batch_size 8 \
-  --num_images 144 --num_eval_images 96 --drawing_flags "${DRAWING[*]}" \
+  --accept_weak_reward --train unet --num_rounds 1 --max_train_steps 120 --learning_rate 1e-4 \
+  --train_batch_size 8 --num_images 144 --num_eval_images 96 --drawing_flags="${DRAWING[*]}" \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" --output_dir "$OUTPUT_DIR/improved"
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
 
