@@ -128,6 +128,7 @@ OWN_DEFAULTS = {
     "validation_split": None,
     "validation_steps": None,
     "weight_column": None,
+    "weights_as": "loss",
 }
 
 
