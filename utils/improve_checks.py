@@ -93,7 +93,9 @@ def fill_in(args: argparse.Namespace) -> None:
     args.output_dir = args.output_dir.resolve()  # the stages' commands have it
     args.train = args.train or ("lora" if is_rlhf else "unet")
     if args.learning_rate is None:
-        args.learning_rate = LORA_RATE if args.train == "lora" else UNET_RATE
+        # Preferences pull harder than images do: at the rate of adapters they ran away (docs).
+        gentle = args.train == "unet" or args.method == "dpo"
+        args.learning_rate = UNET_RATE if gentle else LORA_RATE
     if args.feature_extractor is None:
         args.feature_extractor = f"{CLASSIFIER_PREFIX}{args.judge}"
     if args.select_by is None:

@@ -167,7 +167,7 @@ def add_training_flags(group: argparse._ArgumentGroup) -> None:
         "--learning_rate",
         type=cli.positive_float,
         metavar="LR",
-        help="constant after a short warm-up (default: 1e-5 of the U-Net, 1e-4 of adapters)",
+        help="constant after a short warm-up (default: 1e-5 of the U-Net and of dpo, else 1e-4)",
     )
     group.add_argument("--lora_rank", type=cli.positive_int, default=16, help="(default: 16)")
     group.add_argument(
