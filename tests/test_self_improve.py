@@ -22,6 +22,7 @@ from improvement_toys import (
 import self_improve
 from utils.cli import UserError
 from utils.dataset import load_dataset, write_dataset
+from utils.resumable_run import only_writer
 from utils.reward_rounds import best_and_worst, rated_pairs, reward_weights
 from utils.run_folder import write_csv
 
@@ -184,7 +185,7 @@ def kill_at(argv, output_dir, sign):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 600
         while not list(output_dir.glob(sign)):
             assert process.poll() is None, "ended before it was killed"
             assert time.monotonic() < limit
@@ -195,6 +196,17 @@ def kill_at(argv, output_dir, sign):
         os.kill(process.pid, signal.SIGKILL)
         for child in map(int, children):
             os.killpg(child, signal.SIGKILL)  # with what it has started
+    while is_held(output_dir):  # until the last of them is gone
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def is_held(folder):
+    try:
+        with only_writer(folder):
+            return False
+    except UserError:
+        return True
 
 
 def test_a_finished_run_starts_nothing_again(pairs_run, clinic, tiny_pipeline, capsys):
