@@ -7,6 +7,7 @@ from pathlib import Path
 
 from utils import generation_flags, training_flags
 from utils.extractor_names import CLASSIFIER_PREFIX
+from utils.rating_flags import ANSWERS_NAME
 
 UNET_RATE, LORA_RATE = 1e-5, 1e-4
 # What a mode needs beside --model and --real_dir, and what only it reads.
@@ -69,6 +70,8 @@ def check(args: argparse.Namespace, get_default) -> str | None:
         return "--select_by held_out_reward is for --mode rlhf"
     if args.mode == "rlhf" and args.images_per_prompt < 2 and args.method == "dpo":
         return "--method dpo needs --images_per_prompt 2 or more"
+    if args.ratings and not (args.ratings / ANSWERS_NAME).is_file():
+        return f"--ratings {args.ratings}: no {ANSWERS_NAME}: no export of rate_images.py"
     return _overlap(args)
 
 

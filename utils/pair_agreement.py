@@ -68,13 +68,9 @@ def examine_pairs(
         labeler: Finds the findings of both texts.
     """
     reports = write_reports(dataset.records, captioner)
-    same = [
-        set(names_in(labeler, record.text)) == set(names_in(labeler, report.text))
-        for record, report in zip(dataset, reports)
-    ]
     return Agreement(
         label=has_own_label(dataset, classifier),
-        text=np.array(same, bool),
+        text=has_same_findings([record.text for record in dataset], reports, labeler),
         reports=[report.text for report in reports],
     )
 
@@ -85,10 +81,28 @@ def write_reports(records: Sequence[Record], captioner: Captioner) -> list[Writt
     return captioner.write(images, Decoding(max_new_tokens=captioner.max_new_tokens))
 
 
+def has_same_findings(
+    texts: Sequence[str], reports: Sequence[Written], labeler: FindingLabeler
+) -> np.ndarray:
+    """(N,) bool: the report names the findings of the text, no more and no fewer."""
+    return np.array(
+        [
+            set(names_in(labeler, text)) == set(names_in(labeler, report.text))
+            for text, report in zip(texts, reports, strict=True)
+        ],
+        bool,
+    )
+
+
+def recognised_labels(records: Sequence[Record], classifier: Classifier) -> np.ndarray:
+    """(N, L) bool: the labels that the classifier sees in each image."""
+    probabilities = classifier.predict(record.image() for record in records)
+    return predicted_labels(probabilities, multi_label=classifier.multi_label)
+
+
 def has_own_label(dataset: Dataset, classifier: Classifier) -> np.ndarray:
     """(N,) bool: the classifier recognises all labels of the image, and there is one."""
-    probabilities = classifier.predict(record.image() for record in dataset)
-    said = predicted_labels(probabilities, multi_label=classifier.multi_label)
+    said = recognised_labels(dataset.records, classifier)
     column = {label: place for place, label in enumerate(classifier.labels)}
     return np.array(
         [
@@ -129,10 +143,7 @@ def agrees_with_label(
         known: Of `findings_by_label`, from true reports.
         labeler: Finds the findings of the reports.
     """
-    said = predicted_labels(
-        classifier.predict(record.image() for record in records),
-        multi_label=classifier.multi_label,
-    )
+    said = recognised_labels(records, classifier)
     labels = [tuple(name for name, seen in zip(classifier.labels, row) if seen) for row in said]
     return np.array(
         [
@@ -161,13 +172,7 @@ def confidence_threshold(
         The least confidence (a mean log-probability, <= 0) of which those at or above it are right
         in that share, `MIN_SURE` reports at least; None if there is none.
     """
-    right = np.array(
-        [
-            set(names_in(labeler, truth)) == set(names_in(labeler, report.text))
-            for report, truth in zip(reports, truths, strict=True)
-        ],
-        bool,
-    )
+    right = has_same_findings(truths, reports, labeler)
     confidences = np.array([report.confidence for report in reports])
     order = np.argsort(-confidences, kind="stable")
     shares = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
