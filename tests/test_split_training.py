@@ -5,11 +5,13 @@ that (wrapping, splitting, gathering, checkpoints) is what runs on GPUs.
 """
 
 import csv
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,9 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[1]
 NUM_STEPS = 4
 TIME_LIMIT_S = 300
+# Now and then gloo on a busy CPU corrupts torch's heap ("malloc(): unaligned tcache chunk"), in
+# collectives of torch itself; GPUs have NCCL. Such a death is repeated once, a wrong result never.
+NATIVE_CRASHES = (6, 11)  # SIGABRT, SIGSEGV
 TRAINED = {  # what is trained: folders of checkpoints
     "unet": ("unet",),
     "unet+text_encoder": ("unet", "text_encoder"),
@@ -82,12 +87,13 @@ def runs(tiny_pipeline, toy_dataset, fsdp_settings, tmp_path_factory):
             *("--checkpointing_steps=2", "--mixed_precision=no", "--report_to=none", "--offline"),
         ]
 
-    def launch(plan):
+    def run(plan):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc_per_node=2", str(script), json.dumps(plan)]
         environment = os.environ | fsdp_settings | {"ACCELERATE_USE_CPU": "true"}
         environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
+        environment |= {"PYTHONFAULTHANDLER": "1"}  # a crash tells where
+        return subprocess.run(
             command,
             env=environment,
             cwd=folder,
@@ -95,15 +101,33 @@ def runs(tiny_pipeline, toy_dataset, fsdp_settings, tmp_path_factory):
             text=True,
             timeout=TIME_LIMIT_S,
         )
+
+    def launch(plan, prepare):
+        prepare()
+        done = run(plan)
+        if any(f"Signal {number} " in done.stderr for number in NATIVE_CRASHES):
+            warnings.warn(f"torch crashed under gloo, once more:\n{done.stderr}", stacklevel=2)
+            prepare()
+            done = run(plan)
         assert done.returncode == 0, done.stderr
 
     kinds = {"together": False, "split": True}
-    launch([(kinds[kind], flags(kind, what)) for kind in kinds for what in TRAINED])
-    for what in TRAINED:
-        resumed = folder / f"resumed-{what}"
-        shutil.copytree(folder / f"split-{what}" / "checkpoint-2", resumed / "checkpoint-2")
+
+    def start_anew():
+        for kind, what in itertools.product(kinds, TRAINED):
+            shutil.rmtree(folder / f"{kind}-{what}", ignore_errors=True)
+
+    def stop_after_two_steps():
+        for what in TRAINED:
+            resumed = folder / f"resumed-{what}"
+            shutil.rmtree(resumed, ignore_errors=True)
+            shutil.copytree(folder / f"split-{what}" / "checkpoint-2", resumed / "checkpoint-2")
+
+    plan = [(kinds[kind], flags(kind, what)) for kind in kinds for what in TRAINED]
+    launch(plan, start_anew)
     resume = "--resume_from_checkpoint=latest"
-    launch([(True, [*flags("resumed", what), resume]) for what in TRAINED])
+    plan = [(True, [*flags("resumed", what), resume]) for what in TRAINED]
+    launch(plan, stop_after_two_steps)
     return folder
 
 
