@@ -158,7 +158,7 @@ def draw_round(
     mine = share(plan.todo, process=state.process_index, num_processes=state.num_processes)
     groups = in_groups(mine, kit.group_size)
     wanted = (
-        [(job.prompts[i].text, image_seed(args.seed, i, plan.attempt)) for i in group]
+        [(job.prompts[i].drawn, image_seed(args.seed, i, plan.attempt)) for i in group]
         for group in groups
     )
     part = part_path(args.output_dir, attempt=plan.attempt, process=state.process_index)

@@ -21,6 +21,11 @@ r"""Fine-tune Stable Diffusion on images with their findings in words.
         --pretrained_model_name_or_path runs/oct --train_data_dir data/oct --center_crop \
         --resolution 128 --learning_rate 1e-4 --output_dir runs/preferred
 
+    # another domain beside the old one: prompts name the modality, a tenth of the samples is OCT
+    accelerate launch train_text_to_image.py --pretrained_model_name_or_path runs/oct-sd \
+        --train_data_dir data/cxr --prompt_template "{modality}: {text}" --rehearsal data/oct \
+        --center_crop --output_dir runs/cxr-sd
+
 Takes the flags of diffusers' example of the same name. --output_dir becomes a pipeline folder that
 StableDiffusionPipeline.from_pretrained loads, with options.json, model_card.md, train_log.csv,
 checkpoint-<step>/ and validation/step-<step>/; of adapters also lora/, for load_lora_weights. The
@@ -38,7 +43,7 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +57,7 @@ from utils.checkpoints import (
 )
 from utils.latent_cache_flags import latent_cache_dir
 from utils.preference_flags import trains_on_images
+from utils.rehearsal_flags import rehearsal_share
 from utils.run_folder import get_logger, print_result, write_options, write_text
 from utils.training_conflicts import conflicts_on_disk, contradictions, missing_packages
 from utils.training_flag_values import TRACKERS
@@ -60,16 +66,17 @@ from utils.training_flags import add_flags
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from utils.dataset import Dataset
     from utils.diffusion import PipelineParts
     from utils.interruption import Interruption
     from utils.preference_samples import MixedSet
     from utils.reference_model import Reference
+    from utils.rehearsal import RehearsedSet
     from utils.trained_model import TrainedModel
     from utils.trained_weights import Weights
     from utils.training_data import TrainingSet
     from utils.training_journal import Journal
     from utils.training_objective import Objective
+    from utils.training_samples import TrainingSamples
     from utils.training_state import Plan
 
 UPLOADED_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "lora")
@@ -90,8 +97,8 @@ class Run:
         lr_scheduler: Prepared by accelerate; steps once per optimizer step.
         ema: The model's running average, or None.
         weights: Of the model and its average, to look at and to save.
-        samples: What to train on: images, preference pairs, or both.
-        held_out: What to measure the loss on, or None.
+        stream: What to train on: images, rehearsed ones, preference pairs, by position.
+        samples: The same one by one, and what to measure the loss on.
         objective: What is minimised.
         reference: The frozen model that preferences are measured against, or None.
         plan: Which part of the data stream to go through.
@@ -106,8 +113,8 @@ class Run:
     lr_scheduler: Any
     ema: Any
     weights: "Weights"
-    samples: "TrainingSet | MixedSet"
-    held_out: "TrainingSet | None"
+    stream: "TrainingSet | RehearsedSet | MixedSet"
+    samples: "TrainingSamples"
     objective: "Objective"
     reference: "Reference | None"
     plan: "Plan"
@@ -190,101 +197,28 @@ def agree_on_seed(args: argparse.Namespace, state: dict) -> int:
     return seed
 
 
-def load_data(
-    args: argparse.Namespace,
-    accelerator: "Accelerator",
-    split: str,
-    *,
-    weight_column: str | None = None,
-) -> "Dataset":
-    """Read and check one split; of several processes only the first decodes every image."""
-    from utils.captioned_data import load_captioned
-    from utils.dataset_records import Columns
-
-    # The example's defaults are column names of the hub; here they mean the usual ones.
-    image_column = None if args.image_column == "image" else args.image_column
-    caption_column = None if args.caption_column == "text" else args.caption_column
-    with accelerator.main_process_first():
-        return load_captioned(
-            args.train_data_dir or args.dataset_name,
-            columns=Columns(image_column, caption_column, args.label_column, args.patient_column),
-            split=None if split == "all" else split,
-            template=args.caption,
-            check_pixels=accelerator.is_main_process or args.skip_invalid,
-            skip_invalid=args.skip_invalid,
-            offline=args.offline,
-            allow_empty=args.allow_empty_captions,
-            weight_column=weight_column,
-        )
-
-
-def load_images(
-    args: argparse.Namespace, accelerator: "Accelerator", seed: int
-) -> tuple["Dataset | None", "Dataset | None"]:
-    """Images to train on, unless there are pairs alone, and to measure the loss on, if wished."""
-    import numpy as np
-
-    dataset = held_out = None
-    if trains_on_images(args):
-        column = args.weight_column
-        dataset = load_data(args, accelerator, args.train_split, weight_column=column)
-    elif (args.train_data_dir or args.dataset_name) is not None:
-        logger.warning("--denoising_weight 0: the images of the data are not trained on")
-    if args.validation_split is not None:
-        held_out = load_data(args, accelerator, args.validation_split)
-        if all(record.split is None for record in held_out):
-            raise cli.UserError("--validation_split: the data has no column split")
-    if args.max_train_samples is not None and args.max_train_samples < len(dataset):
-        drawn = np.random.default_rng(seed).permutation(len(dataset))[: args.max_train_samples]
-        dataset = dataset.select(sorted(drawn.tolist()))
-    return dataset, held_out
-
-
-def load_training_data(
-    args: argparse.Namespace, accelerator: "Accelerator", seed: int
-) -> tuple["Dataset | None", "Dataset | None", "Dataset | None"]:
-    """Images to train on, to measure the loss on, and of preference pairs; each or None."""
-    from utils.preference_pairs import load_pairs
-    from utils.training_data import check_sides
-    from utils.training_notes import tell_crop
-
-    images, held_out = load_images(args, accelerator, seed)
-    pairs = None
-    if args.preference_pairs is not None:
-        with accelerator.main_process_first():
-            pairs = load_pairs(
-                args.preference_pairs,
-                check_pixels=accelerator.is_main_process or args.skip_invalid,
-                skip_invalid=args.skip_invalid,
-            )
-    for trained_on in (images, pairs):
-        if trained_on is None:
-            continue
-        if args.random_flip and not args.flip_swaps_sides:
-            check_sides(trained_on)
-        tell_crop(trained_on, args.resize_mode)
-    return images, held_out, pairs
-
-
 def make_plan(
-    args: argparse.Namespace, accelerator: "Accelerator", state: dict, num_images: int
+    args: argparse.Namespace, accelerator: "Accelerator", state: dict, data: dict
 ) -> "Plan":
     """How many steps, from where; warns if images will be seen often enough to be memorised."""
+    from utils.rehearsal import pass_length
     from utils.training_notes import warn_of_memorisation
     from utils.training_state import Plan, steps_of_epochs
 
+    num_images, share = data["images"] or data["pairs"], rehearsal_share(args)
+    num_samples = pass_length(num_images, share)
     images_per_step = (
         args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     )
     first_step = state.get("step", 0)
     last_step = args.max_train_steps or steps_of_epochs(
-        args.num_train_epochs, num_images=num_images, images_per_step=images_per_step
+        args.num_train_epochs, num_images=num_samples, images_per_step=images_per_step
     )
     if first_step > last_step:
         logger.warning("the checkpoint is past the last step %d: one more is made", last_step)
         last_step = first_step + 1  # as diffusers' example does
-    plan = Plan(num_images, images_per_step, first_step, last_step, state.get("position", 0))
-    warn_of_memorisation(plan)
+    plan = Plan(num_samples, images_per_step, first_step, last_step, state.get("position", 0))
+    warn_of_memorisation(plan, num_images, num_rehearsed=data["rehearsed"], share=share)
     return plan
 
 
@@ -352,6 +286,7 @@ def check_parts(args: argparse.Namespace, parts: "PipelineParts") -> None:
 def fill_cache(args: argparse.Namespace) -> int:
     """Encode what the latent cache lacks, print what it holds of these data, and end."""
     from utils.latent_cache import count_cached
+    from utils.training_datasets import load_training_data
     from utils.training_samples import make_samples
 
     accelerator = start_accelerator(args)
@@ -360,7 +295,8 @@ def fill_cache(args: argparse.Namespace) -> int:
     parts, *_ = load_models(args, accelerator, seed)
     samples = make_samples(args, accelerator, parts, datasets, seed)
     if accelerator.is_main_process:
-        print_result(count_cached(samples) | {"latent_cache_dir": latent_cache_dir(args)})
+        sets = [getattr(samples, field.name) for field in fields(samples)]
+        print_result(count_cached(sets) | {"latent_cache_dir": latent_cache_dir(args)})
     accelerator.end_training()
     return 0
 
@@ -413,32 +349,14 @@ def make_objective(args: argparse.Namespace, parts: "PipelineParts", device) -> 
     )
 
 
-def describe_data(images: "Dataset | None", pairs: "Dataset | None") -> dict:
-    """What a checkpoint remembers of the data, to tell if a resumed run has others."""
-    return {
-        "images": len(images) if images is not None else 0,
-        "data": None if images is None else images.fingerprint,
-        "pairs": len(pairs) // 2 if pairs is not None else 0,
-        "pairs_data": None if pairs is None else pairs.fingerprint,
-    }
-
-
-def found_in_data(*datasets: "Dataset | None") -> dict:
-    """What options.json tells of the data: rows that were dropped, and notes."""
-    present = [dataset for dataset in datasets if dataset is not None]
-    return {
-        "skipped": [problem for dataset in present for problem in dataset.skipped],
-        "notes": [note for dataset in present for note in dataset.notes],
-    }
-
-
 def load_run(args: argparse.Namespace) -> Run:
     """Everything that training needs; the data is checked before any model is loaded."""
     from accelerate.utils import set_seed
 
-    from utils.preference_samples import trained_samples
+    from utils.prompt_template import keep_template
     from utils.reference_model import Reference
     from utils.trained_weights import prepare
+    from utils.training_datasets import load_training_data
     from utils.training_engines import precision_used
     from utils.training_samples import make_samples
 
@@ -448,18 +366,20 @@ def load_run(args: argparse.Namespace) -> Run:
         stored = read_state(checkpoint)
     accelerator = start_accelerator(args)
     seed = agree_on_seed(args, stored)
-    datasets = images, _, pairs = load_training_data(args, accelerator, seed)
-    data = describe_data(images, pairs)
-    plan = make_plan(args, accelerator, stored, data["images"] or data["pairs"])
+    datasets = load_training_data(args, accelerator, seed)
+    data = datasets.describe()
+    plan = make_plan(args, accelerator, stored, data)
     state = {
         "seed": seed,
         **data,
+        "rehearsal_share": rehearsal_share(args),
         "images_per_step": plan.images_per_step,
         "num_processes": accelerator.num_processes,
     }
-    for name in stored.keys() & state.keys():
-        if stored[name] != state[name]:
-            told = (checkpoint, name, stored[name], state[name])
+    for name in state if checkpoint else ():
+        before = stored.get(name) or None  # runs before rehearsal and templates tell nothing
+        if before != (state[name] or None):
+            told = (checkpoint, name, before, state[name])
             logger.warning("%s: %s was %s and is %s; it does not end as it would have", *told)
     if accelerator.is_main_process:
         remove_leftovers(args.output_dir)
@@ -468,10 +388,11 @@ def load_run(args: argparse.Namespace) -> Run:
             "mixed_precision_used": precision_used(accelerator),
             "resumed_from": checkpoint,
         }
-        write_options(args.output_dir, args, **state, **facts, **found_in_data(images, pairs))
+        write_options(args.output_dir, args, **state, **facts, **datasets.found())
     parts, model, ema = load_models(args, accelerator, seed)
-    reference = None if pairs is None else Reference(accelerator, model, args.compile)
-    samples, held_out, paired = make_samples(args, accelerator, parts, datasets, seed)
+    keep_template(parts.text_encoder, datasets.template, asked=args.prompt_template)
+    reference = None if datasets.pairs is None else Reference(accelerator, model, args.compile)
+    samples = make_samples(args, accelerator, parts, datasets, seed)
     optimizer, schedule = make_optimizer(args, accelerator, model, plan.last_step)
     *prepared, weights = prepare(accelerator, model, ema, optimizer, schedule)
     set_seed(seed, device_specific=True)  # dropout differs between processes
@@ -481,7 +402,7 @@ def load_run(args: argparse.Namespace) -> Run:
         logger.info("going on from %s", checkpoint)
     _start_trackers(args, accelerator)
     trained = (*prepared, ema, weights)
-    data = (trained_samples(samples, paired), held_out)
+    data = (samples.trained(rehearsal_share(args)), samples)
     aim = (make_objective(args, parts, accelerator.device), reference)
     return Run(args, accelerator, parts, *trained, *data, *aim, plan, state)
 
@@ -524,9 +445,9 @@ def train(run: Run, journal: "Journal", interruption: "Interruption") -> int:
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    workers = num_loader_workers(args, accelerator, cached=run.samples.latents is not None)
+    workers = num_loader_workers(args, accelerator, cached=run.stream.latents is not None)
     pin_memory = device.type == "cuda"
-    batches = iter(make_loader(run.samples, positions, num_workers=workers, pin_memory=pin_memory))
+    batches = iter(make_loader(run.stream, positions, num_workers=workers, pin_memory=pin_memory))
 
     step = plan.first_step
     if step > 0:
@@ -634,7 +555,9 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
     loss_due = due if args.validation_loss_steps is None else step % args.validation_loss_steps == 0
     pictures = args.output_dir / "validation" / f"step-{step}"
     draws = (due or at_end) and args.validation_prompts is not None and step not in journal.drawn
-    measures = (loss_due or at_end) and run.held_out is not None and not journal.has_measured(step)
+    measures = (
+        (loss_due or at_end) and run.samples.held_out is not None and not journal.has_measured(step)
+    )
     if not draws and not measures:
         return
     journal.flush()
@@ -644,7 +567,7 @@ def watch(run: Run, journal: "Journal", step: int, *, at_end: bool = False) -> N
             journal.drawn.add(step)
         if measures:
             measure_held_out(run, model, journal, step)
-    if run.samples.latents is not None:
+    if run.stream.latents is not None:
         run.parts.vae.to("cpu")
         if model.text_encoder is None:
             run.parts.text_encoder.to("cpu")
@@ -675,9 +598,13 @@ def measure_held_out(run: Run, model, journal: "Journal", step: int) -> None:
     """Measure the loss on held-out images and write it down."""
     from utils.validation import measure_loss
 
+    known = (run.accelerator, run.parts, model)
     size = run.args.train_batch_size
-    losses = measure_loss(run.accelerator, run.parts, model, run.held_out, batch_size=size)
-    journal.add_held_out(step, *losses)
+    loss, others = measure_loss(*known, run.samples.held_out, batch_size=size)
+    if run.samples.rehearsal_held_out is not None:
+        rehearsed, _ = measure_loss(*known, run.samples.rehearsal_held_out, batch_size=size)
+        others["rehearsal_loss"] = rehearsed
+    journal.add_held_out(step, loss, others)
 
 
 def out_of_patience(args: argparse.Namespace, journal: "Journal") -> bool:
@@ -709,6 +636,7 @@ def save_run(run: Run, model: "TrainedModel", journal: "Journal", step: int) -> 
         "steps": step,
         "epochs": run.plan.epoch(step),
         "images": run.state["images"],
+        "rehearsed": run.state["rehearsed"] or None,
         "pairs": run.state["pairs"] or None,
         "mixed_precision": precision_used(run.accelerator),
         "seed": run.state["seed"],

@@ -22,6 +22,7 @@ from improvement_toys import (
 import self_improve
 from utils.cli import UserError
 from utils.dataset import load_dataset, write_dataset
+from utils.prompt_template import template_of
 from utils.resumable_run import only_writer
 from utils.reward_rounds import best_and_worst, rated_pairs, reward_weights
 from utils.run_folder import write_csv
@@ -273,6 +274,42 @@ def test_ratings_become_preferences(clinic, tiny_pipeline, tmp_path, capsys):
     for row in pairs:
         for side in ("preferred", "rejected"):
             assert (output_dir / "round-1" / row[side]).is_file()
+
+
+@pytest.fixture(scope="module")
+def spoken(clinic, tiny_pipeline, tmp_path_factory):
+    """A pipeline whose prompts name the modality, and the clinic with that column."""
+    folder = tmp_path_factory.mktemp("spoken")
+    shutil.copytree(tiny_pipeline, folder / "pipeline")
+    config = folder / "pipeline" / "text_encoder" / "config.json"
+    content = json.loads(config.read_text()) | {"prompt_template": "{modality}: {text}"}
+    config.write_text(json.dumps(content))
+    shutil.copytree(clinic, folder / "clinic")
+    rows = [record.row | {"modality": "OCT"} for record in load_dataset(clinic / "real")]
+    write_dataset(folder / "clinic" / "real", rows)
+    return folder / "clinic", folder / "pipeline"
+
+
+@pytest.mark.parametrize("mode", ["unlabeled", "dpo"])
+def test_a_model_that_is_told_the_modality_improves_by_such_prompts(spoken, tmp_path, mode, capsys):
+    clinic, pipeline = spoken
+    flags = ("--mode", "rlhf", "--method", "dpo", "--ratings", str(clinic / "ratings"))
+    flags += ("--classifier", str(clinic / "classifier"), "--num_images", "16")
+    flags += ("--accept_weak_reward", "--images_per_prompt", "2")
+    if mode == "unlabeled":
+        flags = (*unlabeled_flags(clinic), "--min_confidence", "-1.5")
+    run(clinic, pipeline, tmp_path / "run", capsys, *flags)
+    round_1 = tmp_path / "run" / "round-1"
+    (drawn,) = {row["prompt"].split(":")[0] for row in rows_of(round_1 / "held_out/metadata.csv")}
+    assert drawn == "OCT"
+    table = "pairs.csv" if mode == "dpo" else "mix/metadata.csv"
+    assert {row["modality"] for row in rows_of(round_1 / table)} == {"OCT"}
+    assert template_of(round_1 / "pipeline") == "{modality}: {text}"
+
+
+def test_a_clinic_without_what_the_models_prompts_name_is_refused(clinic, spoken, tmp_path):
+    with pytest.raises(UserError, match=r"column modality is empty"):
+        self_improve.main(command(clinic, spoken[1], tmp_path / "run", "--mode", "plain"))
 
 
 def test_of_each_prompt_the_best_image_is_preferred_to_the_worst(clinic):

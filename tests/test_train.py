@@ -26,6 +26,7 @@ from utils.interruption import Interruption, resume_command
 from utils.latent_cache_flags import latent_cache_dir
 from utils.precision import choose_precision
 from utils.training_data import SampleOptions, make_training_set
+from utils.training_datasets import load_training_data
 from utils.training_journal import Journal
 from utils.training_notes import warn_of_memorisation
 from utils.training_state import Plan
@@ -118,6 +119,9 @@ OWN_DEFAULTS = {
     "offline": False,
     "patient_column": None,
     "preference_pairs": None,
+    "prompt_template": None,
+    "rehearsal": None,
+    "rehearsal_share": None,
     "rescale_betas_zero_snr": False,
     "resize_mode": "random_crop",
     "skip_invalid": False,
@@ -401,7 +405,7 @@ def test_class_folders_get_their_labels_as_captions(run_training, toy_dataset, t
         ]
     )
     accelerator = train_text_to_image.start_accelerator(args)
-    dataset = train_text_to_image.load_data(args, accelerator, "train")
+    dataset = load_training_data(args, accelerator, seed=0).images
     assert {record.text for record in dataset} == {"OCT, drusen", "OCT, normal"}
 
 
@@ -971,9 +975,9 @@ def test_a_loss_of_nan_stops_with_step_and_images(run_training, tmp_path):
 
 
 def test_many_views_of_an_image_are_warned_of(capsys):
-    warn_of_memorisation(Plan(8, 2, 0, 800, 0))
+    warn_of_memorisation(Plan(8, 2, 0, 800, 0), 8)
     assert capsys.readouterr().err == ""
-    warn_of_memorisation(Plan(8, 2, 0, 4000, 0))
+    warn_of_memorisation(Plan(8, 2, 0, 4000, 0), 8)
     assert "seen 1000 times" in capsys.readouterr().err
 
 

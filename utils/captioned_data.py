@@ -1,5 +1,6 @@
 """Images with captions to train on; where a source has no captions, its labels stand in."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from utils.dataset_checks import in_order_of_rows
 from utils.dataset_import import check_template, fill_template
 from utils.dataset_records import Columns
 from utils.lazy_records import texts, with_text
+from utils.prompt_template import with_prompts
 from utils.run_folder import get_logger
 from utils.sample_weights import check_weights, without_weightless
 
@@ -26,6 +28,7 @@ def load_captioned(
     offline: bool,
     allow_empty: bool = False,
     weight_column: str | None = None,
+    prompt_template: str | None = None,
 ) -> Dataset:
     """Read and check a source whose images all have a caption.
 
@@ -40,10 +43,11 @@ def load_captioned(
         offline: Forbid downloads.
         allow_empty: Whether a caption may be empty; the column must be there.
         weight_column: Column of each image's weight; images of weight 0 are left out.
+        prompt_template: Makes prompts of the captions, e.g. ``"{modality}: {text}"``.
 
     Raises:
         DatasetError: With all problems at once, an empty caption among them.
-        UserError: If there are neither captions nor what the template asks for.
+        UserError: If there are neither captions nor what the templates ask for.
     """
     examination = examine_dataset(
         source,
@@ -62,18 +66,32 @@ def load_captioned(
     dataset = accept(examination, source, skip_invalid=skip_invalid)
     if weight_column is not None:
         dataset = without_weightless(dataset, weight_column)
-    if template is None and "text" in examination.table.columns:
+    columns = examination.table.columns
+    dataset = _captioned(dataset, source, columns, template=template, allow_empty=allow_empty)
+    records = with_prompts(dataset.records, prompt_template, source)
+    return Dataset(records, dataset.root, dataset.skipped, dataset.notes)
+
+
+def _captioned(
+    dataset: Dataset,
+    source: Path | str,
+    columns: Sequence[str],
+    *,
+    template: str | None,
+    allow_empty: bool,
+) -> Dataset:
+    """The same with captions by the template, or of the labels where there are none."""
+    if template is None and "text" in columns:
         return _count_empty(dataset) if allow_empty else dataset
     if allow_empty:
         raise UserError(
             f"--allow_empty_captions: {source} has no captions (columns: "
-            f"{', '.join(examination.table.columns)}); name their column with --caption_column"
+            f"{', '.join(columns)}); name their column with --caption_column"
         )
-    if template is None and "label" not in examination.table.columns:
+    if template is None and "label" not in columns:
         raise UserError(
-            f"{source}: neither captions nor labels (columns: "
-            f"{', '.join(examination.table.columns)}); name one with --caption_column, or give "
-            "all images the same with --caption"
+            f"{source}: neither captions nor labels (columns: {', '.join(columns)}); name one with "
+            "--caption_column, or give all images the same with --caption"
         )
     template = template or "{label}"
     check_template(dataset.records, template)

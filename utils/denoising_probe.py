@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from utils.dataset import Dataset
 from utils.diffusion import PipelineParts, image_errors, load_pipeline_parts, training_target
+from utils.prompt_template import template_of, with_prompts
 from utils.sampling import one_thread, vae_factor
 from utils.text_encoding import settle_num_caption_chunks
 from utils.training_batches import make_loader
@@ -72,7 +73,9 @@ class DenoisingProbe:
             part.to(self.device).eval()
         predictions, errors = [], []
         with one_thread():  # the last bits of a sum depend on it
-            for batch in tqdm(list(self._batches(parts)), desc="denoising", leave=False):
+            for batch in tqdm(
+                list(self._batches(parts, template_of(model_dir))), desc="denoising", leave=False
+            ):
                 found, error = self._predict(parts, batch)
                 predictions.append(found.cpu())
                 errors.append(error.cpu())
@@ -80,7 +83,7 @@ class DenoisingProbe:
         torch.cuda.empty_cache()  # the stages need it; nothing where there is no GPU
         return Denoised(torch.cat(predictions), float(torch.cat(errors).double().mean()))
 
-    def _batches(self, parts: PipelineParts) -> Iterator[dict]:
+    def _batches(self, parts: PipelineParts, template: str | None) -> Iterator[dict]:
         side = self.resolution // vae_factor(parts.vae.config)
         options = SampleOptions(
             seed=self.seed,
@@ -92,7 +95,9 @@ class DenoisingProbe:
             num_timesteps=parts.noise_scheduler.config.num_train_timesteps,
         ).held_out()
         drawn = np.random.default_rng(self.seed).permutation(len(self.dataset))[:MAX_IMAGES]
-        dataset = self.dataset.select(sorted(drawn.tolist()))
+        chosen = self.dataset.select(sorted(drawn.tolist()))
+        records = with_prompts(chosen.records, template, chosen.root)
+        dataset = Dataset(records, chosen.root)
         captions = (record.text for record in dataset)
         chunks = settle_num_caption_chunks(
             parts.tokenizer, parts.text_encoder, captions, long_captions=None

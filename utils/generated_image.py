@@ -45,7 +45,7 @@ def record_image(
             prompt_sha256=prompt.sha256,
             seed=seed,
             model_hash=model_hash,
-            prompt=prompt.text if args.embed_prompt else None,
+            prompt=prompt.drawn if args.embed_prompt else None,
         )
         data = png_bytes(picture, text=mark)
         data = signer.sign(data) if signer else data
@@ -57,7 +57,7 @@ def record_image(
         "label": prompt.label,
         "source": "synthetic",
         "modality": prompt.modality or args.modality,
-        "prompt": prompt.text,
+        "prompt": prompt.drawn,
         "seed": str(seed),
         "model": args.model,
         "model_hash": model_hash,

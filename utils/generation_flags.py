@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from utils import cli, gate_flags
+from utils.prompt_template_flag import add_prompt_template_flag
 
 SAMPLERS = ("dpmsolver++", "ddim", "pndm", "unipc", "euler")  # those of utils.sampling
 GRAY_MODES = ("auto", "always", "never")
@@ -69,6 +70,7 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--modality", type=cli.one_line, default="", help="modality of prompts without, e.g. OCT"
     )
+    add_prompt_template_flag(group.add_argument)
     group.add_argument(
         "--prompts_split",
         choices=gate_flags.SPLITS,

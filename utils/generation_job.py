@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from accelerate import PartialState
 from utils import prompts as prompt_sources
 from utils.classifier import read_config as read_classifier_config
 from utils.cli import UserError
+from utils.dataset_import import template_fields
 from utils.gate_inputs import check_inputs
 from utils.gate_thresholds import check_labels
 from utils.pipeline_folder import find_pipeline, read_config, settle_resolution
@@ -22,6 +23,8 @@ from utils.precision import has_fast_bf16
 from utils.process_group import from_main, main_first, own_device
 from utils.prompt_grammar import read_template_file
 from utils.prompt_plan import plan_images
+from utils.prompt_template import fill_prompt, settle_template
+from utils.prompt_template_flag import PLAIN
 from utils.prompts import Prompt
 from utils.provenance import hash_pipeline
 from utils.run_folder import get_logger, to_plain
@@ -70,6 +73,7 @@ def prepare(args: argparse.Namespace, state: PartialState, *, free_flags: Collec
     with main_first(state):
         gate_inputs = check_inputs(args, labels)
         model_dir = find_pipeline(args.model, offline=args.offline)
+    prompts = fill_templates(args, prompts, model_dir)
     resolution = settle_resolution(model_dir, args.resolution)
     scheduler = read_config(model_dir, "scheduler", "scheduler_config.json")
     make_scheduler(scheduler, args.sampler, args.num_inference_steps)  # refused before loading
@@ -78,7 +82,7 @@ def prepare(args: argparse.Namespace, state: PartialState, *, free_flags: Collec
     precision = args.mixed_precision or ("bf16" if has_fast_bf16(kind) else "no")
     if kind == "cpu" and precision == "fp16":
         raise UserError("--mixed_precision fp16 is for GPUs; on a CPU use bf16 or no")
-    content = [(prompt.text, prompt.label, prompt.modality) for prompt in prompts]
+    content = [(prompt.drawn, prompt.label, prompt.modality) for prompt in prompts]
     identity = {
         "num_images": len(prompts),
         "plan_sha256": sha256(json.dumps(content).encode()).hexdigest(),
@@ -114,6 +118,39 @@ def make_plan(args: argparse.Namespace) -> list[Prompt]:
     num_used = len({prompt.where for prompt in plan})
     logger.info("%d images of %d of %d prompts", len(plan), num_used, len(prompts))
     return plan
+
+
+def fill_templates(
+    args: argparse.Namespace, prompts: Sequence[Prompt], model_dir: Path
+) -> Sequence[Prompt]:
+    """The prompts in the template of the flag, else of the model.
+
+    Raises:
+        UserError: If the template asks for what prompts do not have.
+    """
+    template = settle_template(args.prompt_template, model_dir)
+    if template is None:
+        return prompts
+    logger.info("prompts are %s", template)
+    fields = dict.fromkeys(template_fields(template))
+    unknown = [name for name in fields if name not in ("text", "label", "modality")]
+    if unknown:
+        raise UserError(
+            f"--prompt_template {template!r}: a prompt has text, label and modality, no "
+            f"{', '.join(unknown)}; give another template"
+        )
+    filled = []
+    for prompt in prompts:
+        columns = {"label": prompt.label, "modality": prompt.modality or args.modality}
+        empty = [name for name in fields if not columns.get(name, prompt.text)]
+        if empty:
+            raise UserError(
+                f"--prompt_template {template!r}: {prompt.where} has no {' and no '.join(empty)}; "
+                "add it there (--modality NAME gives all prompts the same), or give "
+                f"--prompt_template '{PLAIN}' for the prompts as they are"
+            )
+        filled.append(replace(prompt, full=fill_prompt(template, prompt.text, columns)))
+    return filled
 
 
 def agree(facts: dict[str, object], state: PartialState) -> None:

@@ -137,7 +137,7 @@ class Tools:
 
 def tell_cut_prompts(encoder: PromptEncoder, plan: Sequence[Prompt]) -> None:
     """Warn of prompts whose end the model does not see."""
-    places = {prompt.text: prompt.where for prompt in plan}
+    places = {prompt.drawn: prompt.where for prompt in plan}
     lengths = dict(zip(places.values(), encoder.num_tokens(list(places))))
     cut = [where for where, length in lengths.items() if length > encoder.max_tokens]
     if cut:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from utils.cli import UserError
 from utils.dataset import Dataset, Record, load_dataset
 from utils.leakage import usable_records
 from utils.patient_division import divide_patients
+from utils.prompt_template import template_of, with_prompts
 from utils.run_folder import FEATURE_CACHE, write_csv
 
 
@@ -33,6 +34,12 @@ class ImprovementData:
     unlabeled: Sequence[Record]
     notes: Sequence[str]
     fingerprint: str
+
+    @property
+    def modality(self) -> str:
+        """The one modality of the real pairs; empty where they have several or none."""
+        parts = (self.train, self.val, self.test)
+        return only_modality(record for part in parts for record in part)
 
     @property
     def has_labels(self) -> bool:
@@ -67,6 +74,8 @@ def load_improvement_data(args: argparse.Namespace) -> ImprovementData:
         fingerprint += found.fingerprint
         held_out = {"val": parts["val"], "test": parts["test"]}
         unlabeled = usable_records(found, flag="--unlabeled_dir", **held_out, notes=notes)
+        unlabeled = _with_modality(unlabeled, only_modality(real))
+    with_prompts(real.records, template_of(args.model), args.real_dir)  # refuses what it lacks
     sets = {name: Dataset(records, real.root) for name, records in parts.items()}
     return ImprovementData(**sets, unlabeled=unlabeled, notes=notes, fingerprint=fingerprint)
 
@@ -90,6 +99,27 @@ def write_prompts(path: Path, records: Sequence[Record]) -> None:
 
     In the order in which they first occur, so that the same data give the same plan.
     """
-    distinct = dict.fromkeys((record.text, ";".join(record.labels)) for record in records)
-    rows = [{"text": text, "label": label} for text, label in distinct]
-    write_csv(path, rows, ["text", "label"])
+    distinct = dict.fromkeys(
+        (record.text, ";".join(record.labels), modality_of(record)) for record in records
+    )
+    columns = ("text", "label", "modality")
+    write_csv(path, [dict(zip(columns, prompt)) for prompt in distinct], columns)
+
+
+def modality_of(record: Record) -> str:
+    """The modality of a scan; empty if it is not told."""
+    return record.row.get("modality", "").strip()
+
+
+def only_modality(records: Iterable[Record]) -> str:
+    """The modality that all scans have; empty where there are several or none."""
+    found = {modality_of(record) for record in records}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _with_modality(records: Sequence[Record], modality: str) -> list[Record]:
+    """The same scans, those that do not tell their modality with that of the real pairs."""
+    return [
+        record if modality_of(record) else replace(record, row={**record.row, "modality": modality})
+        for record in records
+    ]

@@ -14,6 +14,7 @@ from utils.dataset_checks import Found, check_cells, check_paths, in_order_of_ro
 from utils.dataset_pixels import DUPLICATE, judge_pixels, read_pixels
 from utils.dataset_records import Columns, Problem, Record, Table, make_record
 from utils.dataset_tables import missing_column, read_table
+from utils.prompt_template import with_prompts
 from utils.sample_weights import check_weights, without_weightless
 
 WEIGHT_COLUMN = "weight"
@@ -21,20 +22,23 @@ WEIGHT_COLUMN = "weight"
 _ROLES = ("preferred", "rejected")
 
 
-def load_pairs(path: Path, *, check_pixels: bool, skip_invalid: bool) -> Dataset:
+def load_pairs(
+    path: Path, *, check_pixels: bool, skip_invalid: bool, template: str | None = None
+) -> Dataset:
     """Read and check pairs.
 
     Args:
         path: The CSV.
         check_pixels: Decode every image once.
         skip_invalid: Drop pairs with a problem.
+        template: Of the prompts that the texts are made to (`utils.prompt_template`).
 
     Returns:
         Two images a pair, the preferred one first, both with the pair's text.
 
     Raises:
         DatasetError: With all problems at once, file and line.
-        UserError: If all weights are 0.
+        UserError: If all weights are 0; if a column of the template is empty.
     """
     table = read_table(path, Columns(image="preferred", caption="text"), foreign=True)
     rejected = [_rejected(record, table.root) for record in table.records]
@@ -52,6 +56,7 @@ def load_pairs(path: Path, *, check_pixels: bool, skip_invalid: bool) -> Dataset
     if WEIGHT_COLUMN in table.columns:
         pairs = without_weightless(pairs, WEIGHT_COLUMN)
     images = [image for pair in pairs for image in (pair, _rejected(pair, table.root))]
+    images = with_prompts(images, template, path)
     return Dataset(images, pairs.root, pairs.skipped, pairs.notes)
 
 

@@ -6,6 +6,7 @@ a pair share flip, crop, noise and timestep.
 
 import torch
 
+from utils.rehearsal import RehearsedSet
 from utils.sample_order import SampleOrder
 from utils.training_data import TrainingSet
 
@@ -36,7 +37,7 @@ class PairSet(TrainingSet):
 class MixedSet(torch.utils.data.Dataset):
     """An image and a pair by position: (image, preferred, rejected)."""
 
-    def __init__(self, images: TrainingSet, pairs: PairSet) -> None:
+    def __init__(self, images: TrainingSet | RehearsedSet, pairs: PairSet) -> None:
         """Keep both; each goes through its own epochs."""
         self.images = images
         self.pairs = pairs
@@ -46,7 +47,9 @@ class MixedSet(torch.utils.data.Dataset):
         return (self.images[position], *self.pairs[position])
 
 
-def trained_samples(images: TrainingSet | None, pairs: PairSet | None) -> TrainingSet | MixedSet:
+def trained_samples(
+    images: TrainingSet | RehearsedSet | None, pairs: PairSet | None
+) -> TrainingSet | RehearsedSet | MixedSet:
     """What is trained on: images, pairs, or both."""
     if images is None or pairs is None:
         return pairs if images is None else images

@@ -35,6 +35,7 @@ class Prompt:
         modality: OCT, CXR, ...; empty if unknown.
         where: Where it was read (``prompts.csv:3``), for messages.
         num_images: How many to draw of it; None where the source does not say.
+        full: What the model is told, where that is more than the text: its template filled.
     """
 
     text: str
@@ -42,6 +43,12 @@ class Prompt:
     modality: str
     where: str
     num_images: int | None = None
+    full: str = ""
+
+    @property
+    def drawn(self) -> str:
+        """What the model is told."""
+        return self.full or self.text
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -50,8 +57,8 @@ class Prompt:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text, as hex: names the prompt where the text itself must not appear."""
-        return sha256(self.text.encode()).hexdigest()
+        """Hash of what is drawn, as hex: names the prompt where the text must not appear."""
+        return sha256(self.drawn.encode()).hexdigest()
 
 
 class PromptError(UserError):

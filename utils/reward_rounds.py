@@ -20,6 +20,7 @@ from utils.cli import UserError
 from utils.dataset import Dataset, load_dataset
 from utils.extractor_names import CLASSIFIER_PREFIX
 from utils.improvement import Improvement
+from utils.improvement_data import modality_of
 from utils.rating_flags import ANSWERS_NAME
 from utils.rating_table import read_answers
 from utils.reward_evaluation import NOT_SHOWN, RewardReport
@@ -34,7 +35,7 @@ from utils.training_mix import Part, bring_images
 
 _logger = get_logger("improve")
 SIDES = ("preferred", "rejected")
-PAIR_COLUMNS = ("text", *SIDES, "weight")
+PAIR_COLUMNS = ("text", *SIDES, "weight", "modality")
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ def gather(work: Improvement, number: int, model: str) -> Material:
     found["reward_pairs"] = len(rows)
     if number == 1:
         rated = rated_pairs(args.ratings, divide_raters(args)[0], folder.parent)
+        rated = [row | {"modality": work.data.modality} for row in rated]
         found["pairs_of_raters"] = len(rated)
         rows += rated
     if not rows:
@@ -203,7 +205,8 @@ def best_and_worst(drawn: Dataset, rewards: np.ndarray, *, folder: str) -> list[
         best, worst = (pick(members, key=rewards.__getitem__) for pick in (max, min))
         if rewards[best] > rewards[worst]:
             names = (f"{folder}/{drawn[place].file_name}" for place in (best, worst))
-            rows.append(dict(zip(PAIR_COLUMNS, (text, *names, 1.0))))
+            modality = modality_of(drawn[members[0]])
+            rows.append(dict(zip(PAIR_COLUMNS, (text, *names, 1.0, modality))))
     return rows
 
 

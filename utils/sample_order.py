@@ -85,7 +85,7 @@ class SampleOrder:
 _CACHES = ("_windows", "_images")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=6)  # images, pairs and what is rehearsed, two epochs each
 def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
     """The order in which an epoch goes through images without blocks, (num_images,) int64."""
     return np.random.default_rng((seed, _ORDER, epoch)).permutation(num_images)

@@ -11,6 +11,7 @@ from utils.checkpoints import find_checkpoint, list_checkpoints
 from utils.cli import UserError
 from utils.latent_cache_flags import cache_contradictions
 from utils.preference_flags import preference_contradictions, trains_on_images
+from utils.rehearsal_flags import rehearsal_contradictions
 from utils.training_flag_values import TRACKERS
 from utils.weight_flags import weight_contradictions
 
@@ -31,6 +32,7 @@ def contradictions(args: argparse.Namespace) -> list[str]:
         *weight_contradictions(args),
         *cache_contradictions(args),
         *preference_contradictions(args),
+        *rehearsal_contradictions(args),
         (
             args.rescale_betas_zero_snr and args.prediction_type == "epsilon",
             "--rescale_betas_zero_snr needs --prediction_type v_prediction",

@@ -27,7 +27,8 @@ from utils.text_encoding import encode_text, tokenize
 MAX_LISTED_CAPTIONS = 20
 
 # Streams of random numbers that must not be the same for the same (seed, number).
-_LOOK, _NOISE, _CROP = 1, 2, 3  # 0 is the order's, in utils.sample_order, 4 and 5 are pairs'
+# 0 is the order's, in utils.sample_order, 4 and 5 are pairs', 6 weights', 7 and 8 rehearsal's.
+_LOOK, _NOISE, _CROP = 1, 2, 3
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from utils import training_flag_values as values
 from utils.checkpoints import LATEST
 from utils.latent_cache_flags import add_cache_flags
 from utils.preference_flags import add_preference_flags
+from utils.prompt_template_flag import add_prompt_template_flag
+from utils.rehearsal_flags import add_rehearsal_flags
 from utils.weight_flags import add_weight_flags
 
 _DEFAULT = "(default: %(default)s)"
@@ -96,9 +98,11 @@ def _add_data_flags(add) -> None:
         help="make every caption of other columns, e.g. 'retinal OCT B-scan, {label}' (default for "
         "data without captions, such as class folders: the label)",
     )
+    add_prompt_template_flag(add)
     add("--label_column", help="column of the diagnoses (default: label)")
     add("--patient_column", help="column of the patients (default: patient_id)")
     add_weight_flags(add)
+    add_rehearsal_flags(add)
     add(
         "--train_split",
         default="train",

@@ -54,12 +54,23 @@ def tell_long_captions(dataset: Dataset, tokenizer, num_chunks: int = 1) -> int:
     return len(long)
 
 
-def warn_of_memorisation(plan: Plan) -> None:
-    """Warn if an image will be seen more than `MEMORISED_VIEWS` times, with the figure."""
-    views = plan.epoch(plan.last_step)
-    if views > MEMORISED_VIEWS:
-        _logger.warning(
-            "each image will be seen %.0f times (%d steps x %d images, of %d); beyond %d the model "
-            "may memorise patients: make fewer steps, or audit for copies",
-            *(views, plan.last_step, plan.images_per_step, plan.num_images, MEMORISED_VIEWS),
-        )
+def warn_of_memorisation(
+    plan: Plan, num_images: int, *, num_rehearsed: int = 0, share: float = 0.0
+) -> None:
+    """Warn if an image will be seen more than `MEMORISED_VIEWS` times, with the figure.
+
+    Args:
+        plan: Of the run.
+        num_images: Images, or pairs, that it learns from.
+        num_rehearsed: Images that are rehearsed.
+        share: Of the samples that are rehearsed.
+    """
+    samples = plan.position(plan.last_step)
+    for name, count, part in (("", num_images, 1 - share), ("rehearsed ", num_rehearsed, share)):
+        views = samples * part / count if count else 0
+        if views > MEMORISED_VIEWS:
+            _logger.warning(
+                "each %simage will be seen %.0f times (%d of %d samples, of %d images); beyond %d "
+                "the model may memorise patients: make fewer steps, or audit for copies",
+                *(name, views, samples * part, samples, count, MEMORISED_VIEWS),
+            )

@@ -1,19 +1,20 @@
 """From the flags of ``train_text_to_image.py`` to the samples it trains on."""
 
 import argparse
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from utils.dataset import Dataset
 from utils.diffusion import PipelineParts
 from utils.frequency_samples import FrequencySet
 from utils.latent_cache import encode_once, is_cacheable
 from utils.latent_cache_flags import latent_cache_dir
 from utils.preference_pairs import WEIGHT_COLUMN
-from utils.preference_samples import PairSet
+from utils.preference_samples import MixedSet, PairSet, trained_samples
+from utils.rehearsal import RehearsalSet, RehearsedSet
 from utils.sample_weights import read_weights
 from utils.sampling import vae_factor
 from utils.text_encoding import settle_num_caption_chunks
 from utils.training_data import SampleOptions, TrainingSet, make_training_set, possible_captions
+from utils.training_datasets import TrainingDatasets
 from utils.training_notes import tell_long_captions
 from utils.weight_flags import AS_FREQUENCY
 from utils.workers import cores_per_process
@@ -22,21 +23,42 @@ MAX_READERS = 8  # of images; more wait for the disk
 MAX_CACHE_READERS = 2  # a sample takes 0.3 ms, most of it the noise
 
 
+@dataclass(frozen=True)
+class TrainingSamples:
+    """Samples of each of `utils.training_datasets.TrainingDatasets`; None where there is none."""
+
+    images: TrainingSet | None
+    held_out: TrainingSet | None
+    pairs: PairSet | None
+    rehearsal: RehearsalSet | None
+    rehearsal_held_out: TrainingSet | None
+
+    def trained(self, share: float) -> TrainingSet | RehearsedSet | MixedSet:
+        """What is trained on, all together.
+
+        Args:
+            share: Of the images' samples that are rehearsed.
+        """
+        images = self.images
+        if self.rehearsal is not None:
+            images = RehearsedSet(images, self.rehearsal, share)
+        return trained_samples(images, self.pairs)
+
+
 def make_samples(
     args: argparse.Namespace,
     accelerator,
     parts: PipelineParts,
-    datasets: Sequence[Dataset | None],
+    datasets: TrainingDatasets,
     seed: int,
-) -> list[TrainingSet | None]:
-    """Images to train on, held-out ones, and pairs, with what the latent cache keeps of them.
+) -> TrainingSamples:
+    """Samples of all data, with what the latent cache keeps of them.
 
     Args:
         args: The script's flags.
         accelerator: Tells device, precision and the process's share of the encoding.
         parts: The pipeline; its text encoder's configuration keeps the number of chunks.
-        datasets: What to train on, what to measure the loss on, and the images of preference
-            pairs (`utils.preference_pairs.load_pairs`); None stands for nothing.
+        datasets: The data.
         seed: Of everything random.
     """
     side = args.resolution // vae_factor(parts.vae.config)
@@ -67,35 +89,34 @@ def make_samples(
     if all(each.latents is None for each in samples if each is not None):
         parts.vae.to(accelerator.device)
         parts.text_encoder.to(accelerator.device)
-    return samples
+    return TrainingSamples(*samples)
 
 
 def _tokenize_samples(
     args: argparse.Namespace,
     parts: PipelineParts,
-    datasets: Sequence[Dataset | None],
+    datasets: TrainingDatasets,
     options: SampleOptions,
 ) -> list[TrainingSet | None]:
     """The samples with token ids; how many a caption may have stays in the text encoder."""
-    present = [dataset for dataset in datasets if dataset is not None]
+    weighted = FrequencySet if args.weights_as == AS_FREQUENCY else TrainingSet
+    held_out = options.held_out()
+    kinds = (
+        (weighted, datasets.images, options, args.weight_column),
+        (TrainingSet, datasets.held_out, held_out, None),
+        (PairSet, datasets.pairs, options.of_pairs(), WEIGHT_COLUMN),
+        (RehearsalSet, datasets.rehearsal, options, None),
+        (TrainingSet, datasets.rehearsal_held_out, held_out, None),
+    )
+    present = [dataset for _, dataset, *_ in kinds if dataset is not None]
     num_chunks = settle_num_caption_chunks(
         parts.tokenizer,
         parts.text_encoder,
         (caption for each in present for caption in possible_captions(each, options)),
         long_captions=args.long_captions,
     )
-    images, held_out, pairs = datasets
-    for trained_on in (images, pairs):
-        if trained_on is not None:
-            tell_long_captions(trained_on, parts.tokenizer, num_chunks)
-    kinds = (
-        (
-            FrequencySet if args.weights_as == AS_FREQUENCY else TrainingSet,
-            *(images, options, args.weight_column),
-        ),
-        (TrainingSet, held_out, options.held_out(), None),
-        (PairSet, pairs, options.of_pairs(), WEIGHT_COLUMN),
-    )
+    for dataset in datasets.trained_on():
+        tell_long_captions(dataset, parts.tokenizer, num_chunks)
     return [
         None
         if dataset is None

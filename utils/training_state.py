@@ -19,7 +19,8 @@ class Plan:
     """Which part of the data stream a run goes through.
 
     Attributes:
-        num_images: Images in the data set.
+        num_images: Samples until each image of the data set was shown once: as many as there are
+            images, and more by what is rehearsed between them.
         images_per_step: Over all processes and accumulated batches.
         first_step: Optimizer steps done before this run.
         last_step: Optimizer steps done at its end.
