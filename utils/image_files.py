@@ -21,7 +21,7 @@ from utils import dicom
 from utils.cli import UserError
 from utils.run_folder import write_bytes
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 DIGEST_BYTES = 16  # of `pixel_hash`
 MAX_PIXELS = 89_478_485  # Pillow's own warning threshold: 256 MiB as RGB; for us an error
 
@@ -87,24 +87,14 @@ def _stream_of(source: ImageSource) -> BinaryIO:
 
 
 @contextmanager
-def _open_header(source: ImageSource, name: str) -> Iterator[Image.Image]:
-    """Open an image up to its header, and turn every way a file can be broken into ImageError."""
+def image_errors(name: str) -> Iterator[None]:
+    """Turn every way a file can be broken into ImageError."""
     try:
-        with _stream_of(source) as stream:
-            head = stream.read(dicom.PREAMBLE_BYTES)
-            stream.seek(0)
-            if not head:
-                raise ImageError(name, "empty file", "0 bytes")
-            if dicom.is_dicom(head):
-                with dicom.open_dicom(stream, max_pixels=MAX_PIXELS) as image:
-                    yield _checked(image, name)
-                return
-            with Image.open(stream, formats=_FORMATS) as image:
-                if image.format == "PNG":
-                    image.info["bit_depth"] = head[24]  # IHDR; the mode does not tell 16-bit RGB
-                yield _checked(image, name)
+        yield
     except ImageError:
         raise
+    except dicom.DicomError as error:
+        raise ImageError(name, error.kind, error.detail) from error
     except Image.DecompressionBombError as error:
         raise ImageError(name, "decompression bomb", f"more than {MAX_PIXELS} pixels") from error
     except Image.UnidentifiedImageError as error:
@@ -118,6 +108,31 @@ def _open_header(source: ImageSource, name: str) -> Iterator[Image.Image]:
         raise ImageError(name, "corrupt image", f"cannot be decoded: {error}") from error
 
 
+@contextmanager
+def _open_stream(source: ImageSource, name: str) -> Iterator[tuple[BinaryIO, bytes]]:
+    """Open a file at its start; the bytes are its first, enough to know its format."""
+    with image_errors(name), _stream_of(source) as stream:
+        head = stream.read(dicom.PREAMBLE_BYTES)
+        stream.seek(0)
+        if not head:
+            raise ImageError(name, "empty file", "0 bytes")
+        yield stream, head
+
+
+@contextmanager
+def _open_header(source: ImageSource, name: str) -> Iterator[Image.Image]:
+    """Open an image up to its header; a DICOM is decoded at once."""
+    with _open_stream(source, name) as (stream, head):
+        if dicom.is_dicom(head):
+            with dicom.open_dicom(stream, max_pixels=MAX_PIXELS) as image:
+                yield image
+            return
+        with Image.open(stream, formats=_FORMATS) as image:
+            if image.format == "PNG":
+                image.info["bit_depth"] = head[24]  # IHDR; the mode does not tell 16-bit RGB
+            yield _checked(image, name)
+
+
 def _checked(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height} px, the limit is {MAX_PIXELS} pixels"
@@ -128,12 +143,12 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _bit_depth(image: Image.Image) -> int:
-    if "bit_depth" in image.info:
-        return image.info["bit_depth"]
+def _describe(image: Image.Image) -> ImageInfo:
+    bits = {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;") else 8)
     if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (1,)))  # BitsPerSample
-    return {"1": 1, "I": 32, "F": 32}.get(image.mode, 16 if image.mode.startswith("I;") else 8)
+        bits = max(image.tag_v2.get(258, (1,)))  # BitsPerSample
+    bits = image.info.get("bit_depth", bits)
+    return ImageInfo(image.width, image.height, image.mode, bits, image.format or "DICOM")
 
 
 def inspect_image(source: ImageSource) -> ImageInfo:
@@ -142,9 +157,12 @@ def inspect_image(source: ImageSource) -> ImageInfo:
     Raises:
         ImageError: Not an image, 0 bytes, several pages, a decompression bomb.
     """
-    with _open_header(source, _name_of(source)) as image:
-        image_format = image.format or "DICOM"
-        return ImageInfo(image.width, image.height, image.mode, _bit_depth(image), image_format)
+    name = _name_of(source)
+    with _open_stream(source, name) as (stream, head):
+        if dicom.is_dicom(head):
+            return ImageInfo(*dicom.describe_dicom(stream, max_pixels=MAX_PIXELS), "DICOM")
+    with _open_header(source, name) as image:
+        return _describe(image)
 
 
 def decode(source: ImageSource, *, name: str | None = None) -> tuple[Image.Image, ImageInfo]:
@@ -158,9 +176,7 @@ def decode(source: ImageSource, *, name: str | None = None) -> tuple[Image.Image
         ImageError: As `inspect_image`; and truncated or corrupt pixel data.
     """
     with _open_header(source, name or _name_of(source)) as image:
-        info = ImageInfo(
-            image.width, image.height, image.mode, _bit_depth(image), image.format or "DICOM"
-        )
+        info = _describe(image)
         image.load()  # a truncated file shows here only
         ImageOps.exif_transpose(image, in_place=True)
         return image, info._replace(width=image.width, height=image.height)
@@ -179,7 +195,7 @@ def value_window(image: Image.Image, name: str = "image") -> Window | None:
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise ImageError(name, "values not finite", "holds NaN or infinities; replace them")
-    return image.info.get("window", (float(values.min()), float(values.max())))
+    return image.info.get("window") or (float(values.min()), float(values.max()))
 
 
 def to_8bit(
@@ -204,8 +220,13 @@ def to_8bit(
         if window is not None and not window[0] < window[1]:
             detail = f"{window[0]:g}..{window[1]:g} is empty: LOW must be below HIGH"
             raise ImageError(name, "window", detail)
-        low, high = window or own_window
-        values = (np.asarray(image, dtype=np.float64) - low) / max(high - low, 1e-12)
+        if window is None and "window_problem" in image.info:
+            detail = f"{image.info['window_problem']}; give one by --window LOW HIGH"
+            raise ImageError(name, "window", detail)
+        values = image.info.get("rendered") if window is None else None  # no linear window
+        if values is None:
+            low, high = window or own_window
+            values = (np.asarray(image, dtype=np.float64) - low) / max(high - low, 1e-12)
         grey = np.rint(np.clip(values, 0.0, 1.0) * 255).astype(np.uint8)  # (H, W)
         return Image.fromarray(255 - grey if image.info.get("inverted") else grey)
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
@@ -251,13 +272,7 @@ def pixel_hash(image: Image.Image) -> str:
 def save_png(
     image: Image.Image, path: Path | str, *, text: Mapping[str, str] | None = None
 ) -> None:
-    """Save as PNG, atomically; arguments as in `png_bytes`.
-
-    Args:
-        image: Mode ``L`` or ``RGB``.
-        path: The file; its folder is made if missing.
-        text: Entries for the file's metadata, e.g. ``{"synthetic": "true"}``.
-    """
+    """Save as PNG, atomically; arguments as in `png_bytes`, the folder is made if missing."""
     write_bytes(path, png_bytes(image, text=text))
 
 
