@@ -135,7 +135,8 @@ def _near_miss(name: str, entries: Iterable[str]) -> str:
     return f"there is {same[0]}: case matters" if same else "no such file"
 
 
-def _name_trouble(name: str) -> str | None:
+def name_trouble(name: str) -> str | None:
+    """What is wrong with a name that must stay within a folder; None if it does."""
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():
         return "the path is absolute; it must be relative to the data set"
     if ".." in PureWindowsPath(name).parts:
@@ -154,7 +155,7 @@ def check_paths(table: Table) -> Found:
         name = record.file_name
         before = len(first_seen)
         first_where = first_seen.setdefault(os.path.normpath(name), record.where)
-        outside = None if table.foreign else _name_trouble(name)
+        outside = None if table.foreign else name_trouble(name)
         if not name.strip():
             found.append((index, Problem(record.where, "empty file name", "no image is named")))
         elif len(first_seen) == before:

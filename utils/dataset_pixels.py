@@ -47,7 +47,7 @@ def report_pixels(source) -> PixelReport:
     try:
         image, info = decode(source)
         window = window_of(image)
-        digest = pixel_hash(to_8bit(image, window))
+        digest = pixel_hash(to_8bit(image))
     except ImageError as error:
         return PixelReport(kind=error.kind, detail=error.detail)
     return PixelReport(info=info, hash=digest, window=window)
@@ -148,9 +148,13 @@ def _pixel_trouble(report: PixelReport) -> tuple[str, str] | None:
     """Kind and detail of what is wrong with one image by itself."""
     if report.info is None:
         return report.kind, report.detail
-    if min(report.info.width, report.info.height) < MIN_SIDE_PX:
-        size = f"{report.info.width} x {report.info.height} px, at least {MIN_SIDE_PX} needed"
-        return "too small", size
+    return size_trouble(report.info.width, report.info.height)
+
+
+def size_trouble(width: int, height: int) -> tuple[str, str] | None:
+    """Kind and detail if an image is too small in pixels; None if it is not."""
+    if min(width, height) < MIN_SIDE_PX:
+        return "too small", f"{width} x {height} px, at least {MIN_SIDE_PX} needed"
     return None
 
 
@@ -197,15 +201,22 @@ class _Tally:
 def _depth_notes(records: Sequence[Record], windowed: _Tally, shortened: _Tally) -> list[str]:
     notes = []
     if windowed.count:
-        notes.append(
-            f"{windowed.count} images are deeper than 8 bits: each is windowed by its own DICOM "
-            "window or its smallest and largest value (first: "
-            f"{records[windowed.first].file_name} {windowed.detail}); for one window "
-            "for all, import with --image_format png --window LOW HIGH"
-        )
+        first = f"{records[windowed.first].file_name} {windowed.detail}"
+        notes.append(windowed_note(windowed.count, first))
     if shortened.count:
-        notes.append(
-            f"{shortened.count} colour images are deeper than 8 bits: the upper 8 are used "
-            f"(first: {records[shortened.first].file_name})"
-        )
+        notes.append(shortened_note(shortened.count, records[shortened.first].file_name))
     return notes
+
+
+def windowed_note(count: int, first: str) -> str:
+    """Tell that images are windowed to 8 bits wherever they are read; of one an example."""
+    return (
+        f"{count} images are deeper than 8 bits: each is windowed by its own DICOM window or its "
+        f"smallest and largest value (first: {first}); for one window for all, import with "
+        "--image_format png --window LOW HIGH"
+    )
+
+
+def shortened_note(count: int, first: str) -> str:
+    """Tell that colour images lose their lower bits wherever they are read; of one an example."""
+    return f"{count} colour images are deeper than 8 bits: the upper 8 are used (first: {first})"

@@ -105,16 +105,21 @@ class DatasetError(UserError):
 
 
 def _describe(source: object, problems: Sequence[Problem]) -> str:
-    lines = [f"{source}: {len(problems)} problem{'s' * (len(problems) != 1)}"]
-    lines += [f"  {problem}" for problem in problems[:MAX_LISTED_PROBLEMS]]
-    if len(problems) > MAX_LISTED_PROBLEMS:
-        lines.append(f"  ... and {len(problems) - MAX_LISTED_PROBLEMS} more; in all:")
-        kinds = Counter(problem.kind for problem in problems)
+    kinds = Counter(problem.kind for problem in problems)
+    return describe_problems(source, problems[:MAX_LISTED_PROBLEMS], kinds)
+
+
+def describe_problems(source: object, first: Sequence[Problem], kinds: Counter[str]) -> str:
+    """Say what is wrong with a data set: the first problems in full, and how many of each kind."""
+    total = kinds.total()
+    lines = [f"{source}: {total} problem{'s' * (total != 1)}"]
+    lines += [f"  {problem}" for problem in first]
+    if total > len(first):
+        lines.append(f"  ... and {total - len(first)} more; in all:")
         lines += [f"  {count:8d}  {kind}" for kind, count in kinds.most_common()]
-    kinds = {problem.kind for problem in problems}
     if "missing column" in kinds:
         lines.append("Name a column with --image_column, --caption_column or --label_column.")
-    if kinds.isdisjoint(TABLE_KINDS):
+    if kinds.keys().isdisjoint(TABLE_KINDS):
         lines.append("Repair them, or drop the affected rows with --skip_invalid.")
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from utils.cli import UserError, looks_like_hub_name
 from utils.dataset_records import Columns, Table, make_record
 from utils.dataset_tables import METADATA_NAMES, read_table
+from utils.dicom import is_dicom_file
 from utils.image_files import IMAGE_SUFFIXES
 
 _SPLIT_FOLDERS = {
@@ -16,6 +17,7 @@ _SPLIT_FOLDERS = {
     "validation": "val",
     "test": "test",
 }
+_NAMELESS_FILES = 100  # without a suffix, looked into to tell what they are
 _SAVED_TABLES = ("dataset_dict.json", "dataset_info.json")  # of `datasets`' save_to_disk
 
 
@@ -67,8 +69,15 @@ def _read_folder(folder: Path, columns: Columns) -> Table:
     return _read_class_folders(folder)
 
 
+def walk_with_links(folder: str) -> Iterator[tuple[str, str]]:
+    """Relative name and path of every file below, in order of name; dot names are left out.
+
+    Links to folders are followed, but for those to a folder that they lie in.
+    """
+    return _walk(folder, "", frozenset())
+
+
 def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Relative name and path of every file below, in order of name; dot names are left out."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder it lies in
         return
@@ -82,9 +91,16 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[tuple[str
                 yield prefix + entry.name, entry.path
 
 
+def _is_dicom(path: str) -> bool:
+    try:
+        return is_dicom_file(path)
+    except OSError:
+        return False  # it is left out as any file without a suffix
+
+
 def _read_class_folders(folder: Path) -> Table:
     """The names of the folders are the labels; below train, val and test they are splits too."""
-    files = list(_walk(str(folder), "", frozenset()))
+    files = list(walk_with_links(str(folder)))
     tables = [name for name, _ in files if name.split("/")[-1] in METADATA_NAMES]
     if tables:  # taking folders for labels would lose what it says
         where = ", ".join(tables)
@@ -107,4 +123,8 @@ def _read_class_folders(folder: Path) -> Table:
     others = [name for name, _ in files if not name.lower().endswith(IMAGE_SUFFIXES)]
     if others:
         table.notes.append(f"{len(others)} files are no images and left out, first: {others[0]}")
+    nameless = [path for name, path in files if "." not in name.split("/")[-1]]
+    if any(_is_dicom(path) for path in nameless[:_NAMELESS_FILES]):
+        note = "DICOM files without a suffix are among them; import --layout dicom takes such"
+        table.notes.append(note)
     return table

@@ -35,6 +35,7 @@ __all__ = [
     "resize",
     "save_png",
     "share_lost",
+    "shrink",
     "to_tensor",
     "to_uint8",
 ]
@@ -81,6 +82,15 @@ def resize(
     else:
         left, top = (width - resolution) // 2, (height - resolution) // 2
     return scaled.crop((left, top, left + resolution, top + resolution))
+
+
+def shrink(image: Image.Image, max_side: int) -> Image.Image:
+    """The image with its longer side at most this many pixels (Lanczos); never larger."""
+    scale = max_side / max(image.size)
+    if scale >= 1:
+        return image
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def to_tensor(image: Image.Image):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,8 +30,18 @@ def cores_per_process(num_processes: int) -> int:
     return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent answers it
+def _follow_parent() -> None:
+    """Initialise a worker: Ctrl-C, which reaches all, is the parent's, and so is the end.
+
+    Without the thread the workers of a killed parent would wait for work forever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # at once: whatever is being written is of a run that is no more
 
 
 def leave_signals_to_parent(worker_id: int) -> None:
@@ -93,7 +104,7 @@ def iterate_in_processes(
     # Not fork: torch's threads may be running, and a forked copy of their locks hangs.
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_follow_parent)
     try:
         yield from bar(_ordered(pool, function, iter(items), chunk_size, ahead=4 * num_workers))
     finally:

@@ -1,0 +1,1 @@
+"""Public and clinical sources, each known by the way its files lie: ``import --layout NAME``."""
