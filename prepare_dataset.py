@@ -6,13 +6,14 @@ r"""Make, check and describe the dataset folder that every other script reads.
     python prepare_dataset.py split --data_dir data/oct --val_share 0.1 --test_share 0.2
     python prepare_dataset.py validate --data_dir data/oct
     python prepare_dataset.py stats --data_dir data/oct --output_dir runs/stats
+    python prepare_dataset.py privacy --data_dir data/oct --output_dir runs/privacy \
+        --deidentify data/oct-clean
 
 A dataset folder is images and a metadata.csv with the columns file_name, text, label,
 patient_id, split, source, modality (docs/data.md). Each command has its own --help.
 """
 
 import argparse
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from pathlib import Path
 
 from utils import cli, run_folder
 from utils.commands import add_commands
+from utils.import_flags import add_import_flags, check_import
+from utils.privacy_flags import PRIVACY_HELP, add_privacy_flags, check_privacy
+from utils.source_flags import add_source_flags, columns_of
 
 DEFAULT_TOKENIZER_DIR = Path(__file__).parent / "demo" / "base" / "tokenizer"
 
@@ -29,11 +33,12 @@ images, a CSV, WebDataset shards (*.tar, shard-{000..012}.tar), a folder of data
 save_to_disk, or a data set's name on the Hugging Face hub."""
 
 SIMULATE_HELP = """\
-Draw OCT B-scans of a simulated clinic, with findings, reports and patients.
+Draw OCT B-scans or chest radiographs of a simulated clinic, with findings, reports and patients.
 
     python prepare_dataset.py simulate --output_dir data/clinic --num_images 600
     python prepare_dataset.py simulate --output_dir data/amd --num_images 200 \\
         --findings normal drusen --looks portable --seed 7
+    python prepare_dataset.py simulate --modality CXR --output_dir data/chests --num_images 400
 """
 
 IMPORT_HELP = f"""\
@@ -45,8 +50,12 @@ Copy images from any source into a dataset folder.
         --image_column File --caption_column Report --label_column Diagnosis --link
     python prepare_dataset.py import --source tiff16/ --output_dir data/oct \\
         --image_format png --window 0 4095
+    python prepare_dataset.py import --source mimic-cxr-jpg/ --layout mimic-cxr-jpg \\
+        --output_dir data/cxr --image_format png --max_side 1024
 
 {_SOURCES}
+With --layout it is the folder of a published data set, of DICOM or device files (docs/data.md);
+an import that was stopped goes on with the same command.
 """
 
 SPLIT_HELP = """\
@@ -81,43 +90,15 @@ Writes stats.json and contact_sheet.png.
 """
 
 
-def _regular_expression(text: str) -> str:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from error
-    if pattern.groups != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} needs one group in (), which is the patient")
-    return text
-
-
-def _caption_template(text: str) -> str:
-    from utils.dataset_import import template_fields
-
-    try:
-        template_fields(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
-    return text
-
-
-def _add_source_flags(parser: argparse.ArgumentParser, flag: str) -> None:
-    group = parser.add_argument_group("source")
-    group.add_argument(
-        flag, type=cli.data_source, required=True, metavar="SOURCE", help="what to read; see above"
-    )
-    group.add_argument("--image_column", metavar="NAME", help="its column of file names")
-    group.add_argument("--caption_column", metavar="NAME", help="its column of findings or reports")
-    group.add_argument(
-        "--label_column", metavar="NAME", help="its column of diagnoses, joined by ;"
-    )
-    group.add_argument("--patient_column", metavar="NAME", help="its column of patients")
-    cli.add_runtime_flags(group, "num_workers", "offline")
-
-
 def _add_simulate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_images", type=cli.positive_int, required=True, help="scans to draw, two per patient"
+    )
+    parser.add_argument(
+        "--modality",
+        choices=("OCT", "CXR"),
+        default="OCT",
+        help="retinal B-scans or chest radiographs (default: %(default)s)",
     )
     parser.add_argument(
         "--resolution",
@@ -138,46 +119,6 @@ def _add_simulate_flags(parser: argparse.ArgumentParser) -> None:
         help="share of the patients with a lesion who have a second one (default: %(default)s)",
     )
     cli.add_runtime_flags(parser, "output_dir", "seed", "num_workers")
-
-
-def _add_import_flags(parser: argparse.ArgumentParser) -> None:
-    _add_source_flags(parser, "--source")
-    cli.add_runtime_flags(parser, "output_dir")
-    parser.add_argument(
-        "--caption",
-        type=_caption_template,
-        metavar="TEMPLATE",
-        help='text of every image, columns in braces, e.g. "retinal OCT B-scan, {label}"; takes '
-        "the place of a text that is there",
-    )
-    parser.add_argument(
-        "--patient_pattern",
-        type=_regular_expression,
-        metavar="REGEX",
-        help="regular expression whose one group is the patient in the file name",
-    )
-    parser.add_argument("--source_name", metavar="NAME", help="column source where it is empty")
-    parser.add_argument("--modality", metavar="NAME", help="column modality where it is empty")
-    parser.add_argument(
-        "--link", action="store_true", help="hard-link the files instead of copying them"
-    )
-    parser.add_argument(
-        "--image_format",
-        choices=("keep", "png"),
-        default="keep",
-        help="keep the files byte by byte, or write each as 8-bit PNG (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--window",
-        nargs=2,
-        type=float,
-        metavar=("LOW", "HIGH"),
-        help="with --image_format png: values that become black and white where an image is "
-        "deeper than 8 bits (default: its own DICOM window, else its smallest and largest value)",
-    )
-    parser.add_argument(
-        "--skip_invalid", action="store_true", help="drop rows with a problem, and count them"
-    )
 
 
 def _add_split_flags(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +146,7 @@ def _add_split_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_validate_flags(parser: argparse.ArgumentParser) -> None:
-    _add_source_flags(parser, "--data_dir")
+    add_source_flags(parser, "--data_dir")
     parser.add_argument(
         "--require",
         nargs="*",
@@ -219,7 +160,7 @@ def _add_validate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_stats_flags(parser: argparse.ArgumentParser) -> None:
-    _add_source_flags(parser, "--data_dir")
+    add_source_flags(parser, "--data_dir")
     cli.add_runtime_flags(parser, "output_dir", "seed")
     parser.add_argument(
         "--tokenizer",
@@ -244,15 +185,21 @@ def _add_stats_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_privacy_flags(parser: argparse.ArgumentParser) -> None:
+    add_source_flags(parser, "--data_dir")
+    add_privacy_flags(parser)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The five commands and their flags."""
+    """The commands and their flags."""
     parser = cli.make_parser(__doc__)
     commands = (
         ("simulate", _add_simulate_flags, simulate, SIMULATE_HELP),
-        ("import", _add_import_flags, import_images, IMPORT_HELP),
+        ("import", add_import_flags, import_images, IMPORT_HELP),
         ("split", _add_split_flags, split, SPLIT_HELP),
         ("validate", _add_validate_flags, validate, VALIDATE_HELP),
         ("stats", _add_stats_flags, stats, STATS_HELP),
+        ("privacy", _add_privacy_flags, privacy, PRIVACY_HELP),
     )
     add_commands(parser, commands)
     return parser
@@ -264,14 +211,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.command == "simulate":
         _check_simulate(args)
     if args.command == "import":
-        if args.link and args.image_format == "png":
-            args.error("--link keeps the files as they are; leave out --image_format png")
-        if args.window and args.image_format != "png":
-            args.error("--window needs --image_format png")
-        if args.window and not args.window[0] < args.window[1]:
-            args.error("--window LOW HIGH: LOW must be below HIGH")
+        check_import(args)
     if args.command == "split" and args.val_share + args.test_share >= 1:
         args.error("--val_share and --test_share leave nothing for train")
+    if args.command == "privacy":
+        check_privacy(args)
     _check_output_dir(args)
     return args
 
@@ -292,18 +236,14 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _check_simulate(args: argparse.Namespace) -> None:
-    from demo.simulate import FINDINGS, LOOKS
+    from demo.simulate import MODALITIES
 
-    for flag, given, known in (("looks", args.looks, LOOKS), ("findings", args.findings, FINDINGS)):
+    kind = MODALITIES[args.modality]
+    flags = (("looks", args.looks, kind.looks), ("findings", args.findings, kind.findings))
+    for flag, given, known in flags:
         unknown = [name for name in given or () if name not in known]
         if unknown:
             args.error(f"--{flag}: {', '.join(unknown)} is none of {', '.join(known)}")
-
-
-def _columns(args: argparse.Namespace):
-    from utils.dataset_records import Columns
-
-    return Columns(args.image_column, args.caption_column, args.label_column, args.patient_column)
 
 
 def simulate(args: argparse.Namespace) -> int:
@@ -322,6 +262,7 @@ def simulate(args: argparse.Namespace) -> int:
             findings=args.findings,
             combination_prob=args.combination_prob,
             num_workers=max(1, args.num_workers),
+            modality=args.modality,
         )
         write_dataset(folder, rows)
     labels = Counter(row["label"] for row in rows)
@@ -333,14 +274,20 @@ def simulate(args: argparse.Namespace) -> int:
 
 def import_images(args: argparse.Namespace) -> int:
     """Bring a source into a dataset folder."""
+    if args.layout is not None:
+        from utils.importers.run import import_layout
+
+        run_folder.print_result(import_layout(args))
+        return 0
     from utils.dataset import accept, examine_dataset, write_dataset
-    from utils.dataset_import import target_names, transfer_images
+    from utils.dataset_import import target_names, transfer_images, transfer_modes
 
     examination = examine_dataset(
-        args.source, columns=_columns(args), num_workers=args.num_workers, offline=args.offline
+        args.source, columns=columns_of(args), num_workers=args.num_workers, offline=args.offline
     )
     dataset = accept(examination, args.source, skip_invalid=args.skip_invalid)
-    names = target_names(dataset.records, as_png=args.image_format == "png")
+    modes = transfer_modes(dataset.records, image_format=args.image_format, link=args.link)
+    names = target_names(dataset.records, as_png=[mode == "png" for mode in modes])
     rows = _imported_rows(args, dataset.records, names)
     with run_folder.atomic_folder(args.output_dir) as folder:
         skipped = [str(problem) for problem in dataset.skipped]
@@ -349,8 +296,9 @@ def import_images(args: argparse.Namespace) -> int:
             dataset.records,
             names,
             folder,
-            mode="png" if args.image_format == "png" else "link" if args.link else "copy",
+            mode=modes,
             window=args.window and tuple(args.window),
+            max_side=args.max_side,
             num_workers=args.num_workers,
         )
         write_dataset(folder, rows)
@@ -430,7 +378,7 @@ def validate(args: argparse.Namespace) -> int:
         run_folder.write_options(args.output_dir, args)
     examination = examine_dataset(
         args.data_dir,
-        columns=_columns(args),
+        columns=columns_of(args),
         required=args.require or (),
         filled=("text",) if args.require is None else (),
         with_pixels=not args.skip_pixels,
@@ -464,7 +412,7 @@ def stats(args: argparse.Namespace) -> int:
     from utils.images import save_png
 
     examination = examine_dataset(
-        args.data_dir, columns=_columns(args), num_workers=args.num_workers, offline=args.offline
+        args.data_dir, columns=columns_of(args), num_workers=args.num_workers, offline=args.offline
     )
     dataset = accept(examination, args.data_dir, skip_invalid=args.skip_invalid)
     run_folder.write_options(args.output_dir, args)
@@ -486,6 +434,13 @@ def stats(args: argparse.Namespace) -> int:
     run_folder.write_json(args.output_dir / "stats.json", result)
     run_folder.print_result(result)
     return 0
+
+
+def privacy(args: argparse.Namespace) -> int:
+    """Look for what gives persons away."""
+    from utils.privacy_run import run_privacy
+
+    return run_privacy(args, columns_of(args))
 
 
 def _token_stats(args: argparse.Namespace, records: Sequence) -> dict | None:

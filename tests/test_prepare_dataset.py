@@ -26,10 +26,12 @@ ROOT = Path(__file__).parents[1]
 REAL_OCT = Path(__file__).parents[2] / "shared" / "data" / "oct"
 
 FLAGS = {
-    "simulate": "output_dir num_images resolution looks findings combination_prob seed num_workers",
+    "simulate": "output_dir num_images modality resolution looks findings combination_prob seed "
+    "num_workers",
     "import": "source image_column caption_column label_column patient_column output_dir caption "
-    "patient_pattern source_name modality link image_format window skip_invalid "
-    "num_workers offline",
+    "patient_pattern source_name modality link image_format window max_side skip_invalid "
+    "num_workers offline layout overwrite views report_sections central_n around reports "
+    "reports_key pseudonym_key",
     "split": "data_dir val_share test_share by_image overwrite seed",
     "validate": "data_dir image_column caption_column label_column patient_column require "
     "skip_pixels output_dir num_workers offline",
@@ -88,18 +90,29 @@ def documented_commands():
     texts = [(ROOT / "docs" / "data.md").read_text(encoding="utf-8"), prepare_dataset.__doc__]
     texts += [parser.description for parser in commands().values()]
     joined = "\n".join(texts).replace("\\\n", " ")
-    return re.findall(r"^ *python prepare_dataset\.py (.+)$", joined, flags=re.MULTILINE)
+    return re.findall(r"^ *python prepare_dataset\.py ([a-z].+)$", joined, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", documented_commands())
 def test_every_command_in_the_documents_is_taken(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("OCT2017/train", "data/oct", "tiff16", "scans", "stable-diffusion-v1-4/tokenizer"):
+    folders = ("OCT2017/train", "data/oct", "data/raw", "data/chests", "tiff16", "scans", "exports")
+    folders += (
+        "export/dicom",
+        "mimic-cxr-jpg/2.1.0",
+        "CheXpert-v1.0-small",
+        "stable-diffusion-v1-4/tokenizer",
+    )
+    folders += tuple(f"downloads/{name}" for name in ("kermany", "octdl", "retouch"))
+    for name in folders:
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "export.csv").touch()
+    for name in ("export.csv", "reports.csv", "export/reports.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "pseudonym.key").write_bytes(bytes(range(32)))
     words = shlex.split(line)
     if words[0] in ("import", "simulate"):
-        (tmp_path / "data" / "oct").rmdir()
+        for name in ("oct", "raw", "chests"):
+            (tmp_path / "data" / name).rmdir()
     assert prepare_dataset.parse_args(words).command == words[0]
 
 

@@ -6,14 +6,13 @@ another; its lists are added to those of the other. See configs/findings for the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from utils.cli import UserError
 from utils.phrase_matcher import PhraseMatcher
+from utils.rule_file import Keys, RuleFormat, RuleSource, read_rule_file
 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "findings"
 
@@ -23,8 +22,6 @@ _SIDES = ("left", "right", "central", "both")
 _WORDS = ("words", "words_if_denied", "words_of_absence")
 _LISTS = {"ignore": "ignore", "ends": "end", "breaks": "break", "lists": "list", "counted": "noun"}
 _TOP = ("extends", "normal", "findings", "cues", "sides", "numbers", "units_um", "abbreviations")
-
-Keys = tuple[str | int, ...]  # keys from the top of the file, e.g. ("findings", "drusen", "words")
 
 
 @dataclass(frozen=True)
@@ -55,88 +52,8 @@ def read_rules(name_or_path: str) -> Rules:
     Raises:
         UserError: If there is no such file, or with everything that is wrong with it.
     """
-    return _compile(_read(_locate(name_or_path, Path.cwd()), chain=()))
-
-
-def _locate(name_or_path: str, folder: Path) -> Path:
-    shipped = SHIPPED / f"{name_or_path}.yaml"
-    path = folder / Path(name_or_path).expanduser()
-    if "/" not in name_or_path and shipped.is_file():
-        return shipped
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-        raise UserError(f"{path}: no such file of rules; give a YAML file, or one of {names}")
-    return path
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file's content merged over the files it extends, and where each part was written."""
-
-    path: Path
-    content: dict
-    lines: dict[Keys, str]  # keys to "file, line N"
-
-
-def _read(path: Path, chain: tuple[Path, ...]) -> _Source:
-    if path in chain:
-        raise UserError(f"{path}: extends itself through {chain[-1].name}: take one extends out")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}): save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: must be keys and values, at least 'findings:'")
-    lines: dict[Keys, str] = {}
-    problems = list(_walk(root, (), path, lines))
-    problems += [f"{_at(lines, keys, path)}: {text}" for keys, text in _problems(content)]
-    if problems:
-        raise UserError("\n".join([f"{path}: {len(problems)} problem(s)", *problems]))
-    if "extends" not in content:
-        return _Source(path, content, lines)
-    try:
-        base = _read(_locate(content["extends"], path.parent), (*chain, path))
-    except UserError as error:
-        raise UserError(f"{lines[('extends',)]}: extends: {error}") from error
-    return _Source(path, _merged(base.content, content), {**base.lines, **lines})
-
-
-def _walk(node: yaml.Node, keys: Keys, path: Path, lines: dict[Keys, str]) -> Iterator[str]:
-    """Note each key's line; yield keys that stand twice, of which YAML would drop the first."""
-    if isinstance(node, yaml.SequenceNode):
-        for place, item in enumerate(node.value):
-            lines[(*keys, place)] = f"{path.name}, line {item.start_mark.line + 1}"
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        inner = (*keys, key.value)
-        where = f"{path.name}, line {key.start_mark.line + 1}"
-        if inner in lines:
-            yield f"{where}: the key {key.value!r} stands twice: make it one"
-        lines[inner] = where
-        yield from _walk(value, inner, path, lines)
-
-
-def _at(lines: Mapping[Keys, str], keys: Keys, path: Path) -> str:
-    names = tuple(
-        key if isinstance(key, int) and i == len(keys) - 1 else str(key)
-        for i, key in enumerate(keys)
-    )
-    where = next((lines[names[:n]] for n in range(len(names), 0, -1) if names[:n] in lines), None)
-    shown = ".".join(str(key) for key in keys if not isinstance(key, int))
-    return f"{where or path.name}: {shown}" if shown else where or path.name
-
-
-def _merged(base: object, over: object) -> object:
-    if isinstance(base, dict) and isinstance(over, dict):
-        return base | {k: _merged(base[k], v) if k in base else v for k, v in over.items()}
-    if isinstance(base, list) and isinstance(over, list):
-        return base + over
-    return over
+    kind = RuleFormat(SHIPPED, "findings", _problems)
+    return _compile(read_rule_file(name_or_path, kind))
 
 
 def _problems(content: dict) -> Iterator[tuple[Keys, str]]:
@@ -209,15 +126,15 @@ def _list_problems(
                 yield (*keys, place), f"{word!r} {error}"
 
 
-def _compile(source: _Source) -> Rules:
+def _compile(source: RuleSource) -> Rules:
     content = source.content
     findings = content.get("findings", {})
     names, normal = tuple(findings), content.get("normal", "")
     problems = [] if names else ["findings: none; name at least one, with its words"]
     if normal and normal not in names:
-        problems.append(f"{_at(source.lines, ('normal',), source.path)}: {normal!r} is no finding")
+        problems.append(f"{source.at('normal')}: {normal!r} is no finding")
     for name, finding in findings.items():
-        where = _at(source.lines, ("findings", name), source.path)
+        where = source.at("findings", name)
         if not any(finding.get(key) for key in _WORDS):
             problems.append(f"{where}: has no words; give 'words: [...]'")
         unknown = [other for other in finding.get("implies", []) if other not in names]
