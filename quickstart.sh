@@ -55,20 +55,20 @@ stage() {
   echo "$*" >"$log.done"
 }
 
-# draw NAME MODEL: a class-balanced synthetic set with the captions of the training scans.
+# draw NAME MODEL [DATASET N]: a class-balanced synthetic set with the captions of training images.
 draw() {
   stage "$1" python generate_synthetic_dataset.py --model "$2" --offline \
-    --prompts_from "$CLINIC" --class_balanced --num_images "$NUM_IMAGES" \
+    --prompts_from "${3:-$CLINIC}" --class_balanced --num_images "${4:-$NUM_IMAGES}" \
     --guidance_scale 3 --guidance_interval 0.2 0.8 --num_inference_steps 25 --seed "$SEED" \
     --output_dir "$OUTPUT_DIR/$1"
 }
 
-# judge NAME SET FLAG...: scores of a synthetic set against the test scans.
+# judge NAME SET REAL CLASSIFIER FLAG...: scores of a synthetic set against real test images.
 judge() {
-  local name="$1" set="$2"
-  shift 2
-  stage "$name" python evaluate.py --real_dir "$CLINIC" --real_split test \
-    --synthetic_dir "$OUTPUT_DIR/$set" --feature_extractor "classifier:$OUTPUT_DIR/diagnosis/classifier" \
+  local name="$1" set="$2" real="$3" classifier="$4"
+  shift 4
+  stage "$name" python evaluate.py --real_dir "$real" --real_split test \
+    --synthetic_dir "$OUTPUT_DIR/$set" --feature_extractor "classifier:$OUTPUT_DIR/$classifier/classifier" \
     --output_dir "$OUTPUT_DIR/$name" "$@"
 }
 
@@ -100,8 +100,8 @@ stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_bac
   --report_to none --output_dir "$OUTPUT_DIR/pipeline"
 draw synthetic_before "$MODEL_NAME"
 draw synthetic "$OUTPUT_DIR/pipeline"
-judge evaluation_before synthetic_before
-judge evaluation synthetic --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
+judge evaluation_before synthetic_before "$CLINIC" diagnosis
+judge evaluation synthetic "$CLINIC" diagnosis --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
 # few labels: what synthetic and unlabeled scans add, and what pre-training without labels adds
 stage few_labels launch semi_supervised.py --real_dir "$CLINIC" \
   --synthetic_dir "$OUTPUT_DIR/synthetic" \
@@ -157,6 +157,25 @@ stage improved python self_improve.py --mode rlhf --method reward_weighted \
   --accept_weak_reward --train unet --num_rounds 1 --max_train_steps 120 --learning_rate 1e-4 \
   --train_batch_size 8 --num_images 144 --num_eval_images 96 --drawing_flags="${DRAWING[*]}" \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" --output_dir "$OUTPUT_DIR/improved"
+# chest X-rays: the OCT model goes on with films, and keeps OCT by rehearsal
+FILMS="$OUTPUT_DIR/films"
+stage films python prepare_dataset.py simulate --modality CXR --output_dir "$FILMS" \
+  --num_images 960 --seed "$SEED" --findings normal cardiomegaly "left pleural effusion" \
+  "right pleural effusion" "left pneumothorax" "right pneumothorax"
+stage films_split python prepare_dataset.py split --data_dir "$FILMS" --overwrite --seed "$SEED"
+stage film_diagnosis python semi_supervised.py --real_dir "$FILMS" --arms real --backbone small \
+  --resolution 96 --max_train_steps 300 --early_stopping_patience 0 \
+  --mixed_precision "$MIXED_PRECISION" --seed "$SEED" --output_dir "$OUTPUT_DIR/film_diagnosis"
+stage transferred env MODEL_NAME="$OUTPUT_DIR/pipeline" DATASET_NAME="$FILMS" \
+  REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=2e-4 \
+  TRAIN_BATCH_SIZE=16 GRADIENT_ACCUMULATION_STEPS=1 GRADIENT_CHECKPOINTING=no MAX_TRAIN_STEPS=300 \
+  PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.1 RESUME= NUM_PROCESSES=1 \
+  MIXED_PRECISION="$MIXED_PRECISION" bash transfer_cxr.sh --lr_scheduler cosine \
+  --lr_warmup_steps 20 --report_to none --offline --seed "$SEED"
+draw films_drawn "$OUTPUT_DIR/transferred" "$FILMS" 96
+draw scans_after "$OUTPUT_DIR/transferred" "$CLINIC" 96
+judge film_evaluation films_drawn "$FILMS" film_diagnosis
+judge scans_evaluation scans_after "$CLINIC" diagnosis
 stage report python -m demo.quickstart_report --run_dir "$OUTPUT_DIR"
 
 echo "The page: $OUTPUT_DIR/report.html"

@@ -1,9 +1,9 @@
-r"""The demo's base pipeline, without knowing what words mean: where a generator has to be weak.
+r"""The demo's base pipeline, without some of what it knows: where a generator has to be weak.
 
 demo/base has read thousands of reports of simulated scans, which no model that users start from
 has. Here the weights through which the U-Net takes in the text (keys and values of the
 cross-attention) are drawn anew: it still draws retinas, and has to learn the words from the pairs
-it is given.
+it is given. With --forget all the whole U-Net is drawn anew.
 
 Example:
   python -m demo.forgetful_base --output_dir runs/forgetful
@@ -18,7 +18,8 @@ from pathlib import Path
 from utils import cli, run_folder
 
 BASE = Path(__file__).with_name("base")
-FORGOTTEN = ("attn2.to_k", "attn2.to_v")
+# What is forgotten -> ends of the names of its layers.
+FORGOTTEN = {"words": ("attn2.to_k", "attn2.to_v"), "all": ("",)}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,6 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     parser.add_argument(
         "--model", type=cli.existing_dir, default=BASE, help="pipeline folder (default: demo/base)"
+    )
+    parser.add_argument(
+        "--forget", choices=tuple(FORGOTTEN), default="words", help="(default: %(default)s)"
     )
     cli.add_runtime_flags(parser, "output_dir", "seed")
     return parser
@@ -41,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     pipeline = load_pipeline(args.model, offline=True)
     torch.manual_seed(args.seed)
-    layers = [layer for name, layer in pipeline.unet.named_modules() if name.endswith(FORGOTTEN)]
+    ends = FORGOTTEN[args.forget]
+    layers = [
+        layer
+        for name, layer in pipeline.unet.named_modules()
+        if name.endswith(ends) and hasattr(layer, "reset_parameters")
+    ]
     for layer in layers:
         layer.reset_parameters()
     args.output_dir.mkdir(parents=True, exist_ok=True)

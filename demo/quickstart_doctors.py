@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from utils.json_file import read_json
 
 if TYPE_CHECKING:
     from utils.html_report import Page
@@ -35,8 +36,8 @@ _TILES = 12
 
 def add_doctors(page: Page, run_dir: Path) -> None:
     """What simulated doctors said of a weak generator, and whether learning from it helped."""
-    ratings = _read_json(run_dir / "rating_report" / "results.json")
-    found = _read_json(run_dir / "improved" / "results.json")
+    ratings = read_json(run_dir / "rating_report" / "results.json")
+    found = read_json(run_dir / "improved" / "results.json")
     page.heading("Doctors in the loop")
     page.paragraph(
         "A generator that learned the words from the reports of a fifth of the patients draws "
@@ -56,10 +57,6 @@ def add_doctors(page: Page, run_dir: Path) -> None:
         {name: _drawn(run_dir / "improved" / folder) for name, folder in sheets.items()},
         caption="Image by image the same text and the same noise.",
     )
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _foreseen(found: dict) -> str:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from demo import quickstart_doctors
+from demo import quickstart_doctors, quickstart_transfer
+from demo.quickstart_parts import first_pictures, format_entry
 from utils import cli, run_folder
+from utils.json_file import read_json
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from utils.dataset import Record
     from utils.finding_labeler import FindingLabeler
     from utils.html_cards import Card
@@ -37,14 +36,15 @@ STAGES = {
     "self_supervised": "pre-train without labels, diagnosis from few labels",
     "reports": "train report models",
     **quickstart_doctors.STAGES,
+    **quickstart_transfer.STAGES,
 }
 # Stages with a page of their own.
 PAGES = (
     *("evaluation", "evaluation_before", "diagnosis"),
     *("few_labels", "self_supervised", "reports"),
     *quickstart_doctors.PAGES,
+    *quickstart_transfer.PAGES,
 )
-SCANS_PER_FINDING = 6
 MAX_CARDS = 12
 # Of report models: heading -> target and metric.
 REPORT_SCORES = {
@@ -79,30 +79,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _format_entry(entry: dict | None) -> str:
-    """A score with its interval or deviation, as one cell."""
-    if entry is None or entry.get("value") is None:
-        return "–"
-    text = f"{entry['value']:.3g}"
-    low, high = entry.get("ci95") or (None, None)
-    if low is not None:
-        return f"{text} [{low:.3g}, {high:.3g}]"
-    return f"{text} ± {entry['std']:.2g}" if entry.get("std") is not None else text
-
-
-def _pictures(folder: Path, label: str, *, split: str | None) -> list[Image.Image]:
-    """The first scans of one finding."""
-    from utils.dataset import load_dataset
-
-    data = load_dataset(folder, split=split, check_pixels=False)
-    chosen = [record for record in data if record.labels == (label,)]
-    return [record.image() for record in chosen[:SCANS_PER_FINDING]]
-
-
 def add_result(page: Page, *, before: dict, after: dict, diagnosis: dict) -> None:
     """What came out, in words and as the table of scores."""
     agreement = {"before": before, "after": after}
@@ -116,8 +92,8 @@ def add_result(page: Page, *, before: dict, after: dict, diagnosis: dict) -> Non
         {
             "score": name,
             "better": entry.get("direction"),
-            "before": _format_entry(before["overall"].get(name)),
-            "after": _format_entry(entry),
+            "before": format_entry(before["overall"].get(name)),
+            "after": format_entry(entry),
             "real halves": entry.get("floor"),
             "real": entry.get("real"),
         }
@@ -148,7 +124,7 @@ def add_few_labels(page: Page, run_dir: Path) -> None:
     from PIL import Image
 
     for name, title, picture, caption in FEW_LABELS:
-        found = _read_json(run_dir / name / "results.json")
+        found = read_json(run_dir / name / "results.json")
         page.heading(title)
         page.bullets(found["verdict"])
         page.table(
@@ -156,8 +132,8 @@ def add_few_labels(page: Page, run_dir: Path) -> None:
                 {
                     "trained on": arm.replace("->", ", then "),
                     "labels, percent": f"{cell['label_share']:g}",
-                    "macro AUROC": _format_entry(cell["scores"]["macro"]["auroc"]),
-                    "accuracy": _format_entry(cell["scores"]["macro"]["accuracy"]),
+                    "macro AUROC": format_entry(cell["scores"]["macro"]["auroc"]),
+                    "accuracy": format_entry(cell["scores"]["macro"]["accuracy"]),
                 }
                 for arm, cells in found["arms"].items()
                 for cell in cells
@@ -173,7 +149,7 @@ def add_reports(page: Page, run_dir: Path) -> None:
     """What report models say, how well, and what synthetic pairs add."""
     from utils.finding_labeler import load_labeler
 
-    found = _read_json(run_dir / "reports" / "results.json")
+    found = read_json(run_dir / "reports" / "results.json")
     page.heading("Reports from few pairs")
     page.bullets(found["verdict"])
     rows = []
@@ -183,7 +159,7 @@ def add_reports(page: Page, run_dir: Path) -> None:
         if cells[0]["label_share"]:
             row["pairs, percent"] = f"{cells[0]['label_share']:g}"
         row |= {
-            name: _format_entry(scores[target].get(metric))
+            name: format_entry(scores[target].get(metric))
             for name, (target, metric) in REPORT_SCORES.items()
         }
         rows.append(row)
@@ -253,8 +229,8 @@ def write_page(run_dir: Path) -> Path:
     """Build report.html in `run_dir`; returns its path."""
     from utils.html_report import Page
 
-    before = _read_json(run_dir / "evaluation_before" / "metrics.json")
-    after = _read_json(run_dir / "evaluation" / "metrics.json")
+    before = read_json(run_dir / "evaluation_before" / "metrics.json")
+    after = read_json(run_dir / "evaluation" / "metrics.json")
     page = Page(
         "OCT-SD quickstart",
         lead="Fine-tuning, sampling and evaluation on a simulated clinic, from end to end.",
@@ -265,21 +241,23 @@ def write_page(run_dir: Path) -> Path:
         page,
         before=before,
         after=after,
-        diagnosis=_read_json(run_dir / "diagnosis" / "results.json"),
+        diagnosis=read_json(run_dir / "diagnosis" / "results.json"),
     )
     page.heading("Real against synthetic")
+    before_dir = run_dir / "synthetic_before"
     for label in after["per_label"]:
         page.heading(label, level=3)
         page.gallery(
             {
-                "real": _pictures(run_dir / "clinic", label, split="test"),
-                "synthetic, before": _pictures(run_dir / "synthetic_before", label, split=None),
-                "synthetic, after": _pictures(run_dir / "synthetic", label, split=None),
+                "real": first_pictures(run_dir / "clinic", label, split="test"),
+                "synthetic, before": first_pictures(before_dir, label, split=None),
+                "synthetic, after": first_pictures(run_dir / "synthetic", label, split=None),
             }
         )
     add_few_labels(page, run_dir)
     add_reports(page, run_dir)
     quickstart_doctors.add_doctors(page, run_dir)
+    quickstart_transfer.add_transfer(page, run_dir)
     add_training(page, run_dir)
     page.heading("More")
     for name in PAGES:

@@ -28,6 +28,8 @@ STAGES = [
     "self_supervised",
     "reports",
     *STAGES_OF_DOCTORS,
+    *("films", "films_split", "film_diagnosis", "transferred", "films_drawn", "scans_after"),
+    *("film_evaluation", "scans_evaluation"),
     "report",
 ]
 
@@ -50,7 +52,8 @@ print("{{}}")
 @pytest.fixture
 def quickstart(tmp_path):
     """Run quickstart.sh with stubs for python and accelerate; gives its status and its calls."""
-    shutil.copy(ROOT / "quickstart.sh", tmp_path)
+    for script in ("quickstart.sh", "transfer_cxr.sh", "train.sh"):
+        shutil.copy(ROOT / script, tmp_path)
     (tmp_path / "setup_env.sh").write_text("setup_env() { :; }\n")
     (tmp_path / "demo" / "base").mkdir(parents=True)
     (tmp_path / "demo" / "base" / "model_index.json").write_text("{}")

@@ -29,11 +29,12 @@ exit "${STUB_STATUS:-0}"
 
 @pytest.fixture
 def call(tmp_path):
-    """Run train.sh against a stub `accelerate` and a stub `nvidia-smi`."""
+    """Run train.sh, or transfer_cxr.sh, against stubs of `accelerate` and `nvidia-smi`."""
     folder = tmp_path / "a folder"
     binaries = folder / "bin"
     binaries.mkdir(parents=True)
-    shutil.copy(ROOT / "train.sh", folder)
+    for script in ("train.sh", "transfer_cxr.sh"):
+        shutil.copy(ROOT / script, folder)
 
     def write_stub(name, text):
         path = binaries / name
@@ -42,7 +43,7 @@ def call(tmp_path):
 
     write_stub("accelerate", STUB)
 
-    def run(*flags, num_gpus=0, **settings):
+    def run(*flags, num_gpus=0, script="train.sh", **settings):
         listing = "\n".join(f"echo 'GPU {number}: stub'" for number in range(num_gpus))
         write_stub("nvidia-smi", f"#!/usr/bin/env bash\n{listing}\n")
         record = tmp_path / "record"
@@ -52,7 +53,7 @@ def call(tmp_path):
             **settings,
         }
         done = subprocess.run(
-            ["bash", str(folder / "train.sh"), *flags],
+            ["bash", str(folder / script), *flags],
             env=environment,
             cwd="/",
             capture_output=True,
@@ -70,6 +71,37 @@ def call(tmp_path):
 
 def value_after(arguments, name):
     return arguments[arguments.index(name) + 1]
+
+
+def flags_of(arguments):
+    """What argparse would take of each flag: the last one wins."""
+    given = [argument for argument in arguments if argument.startswith("--")]
+    return dict(argument.split("=", 1) for argument in given if "=" in argument)
+
+
+def test_transfer_goes_on_from_the_oct_model_without_mirroring(call):
+    arguments = call(script="transfer_cxr.sh")
+    flags = flags_of(arguments)
+    assert flags["--pretrained_model_name_or_path"] == "runs/oct-sd"
+    assert flags["--train_data_dir"] == "data/cxr"
+    assert flags["--output_dir"] == "runs/cxr-sd"
+    assert flags["--prompt_template"] == "{modality}: {text}"
+    assert flags["--train"] == "unet+text_encoder"
+    assert not {"--random_flip", "--rehearsal"} & {argument.split("=")[0] for argument in arguments}
+    last = len(arguments) - arguments[::-1].index("--validation_prompts")
+    assert all(prompt.startswith("CXR: ") for prompt in arguments[last:])
+
+
+def test_transfer_takes_settings_and_later_flags_win(call):
+    settings = {"REHEARSAL": "data/my oct", "RESOLUTION": "256", "LEARNING_RATE": "2e-4"}
+    settings |= {"MODEL_NAME": "runs/mine", "OUTPUT_DIR": "runs/films"}
+    arguments = call("--rehearsal_share=0.2", script="transfer_cxr.sh", **settings)
+    flags = flags_of(arguments)
+    wanted = {"--rehearsal": "data/my oct", "--rehearsal_share": "0.2", "--resolution": "256"}
+    wanted |= {"--learning_rate": "2e-4", "--pretrained_model_name_or_path": "runs/mine"}
+    wanted |= {"--output_dir": "runs/films"}
+    assert wanted.items() <= flags.items()
+    assert arguments[-1] == "--rehearsal_share=0.2"
 
 
 def test_the_defaults_are_the_first_releases(call):

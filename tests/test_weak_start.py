@@ -51,3 +51,14 @@ def test_only_what_takes_in_the_text_is_forgotten(tiny_pipeline, tmp_path, capsy
     for part in ("vae", "text_encoder"):
         (weights,) = (tiny_pipeline / part).glob("*.safetensors")
         assert weights.read_bytes() == (out / part / weights.name).read_bytes()
+
+
+def test_the_whole_unet_is_drawn_anew_if_asked(tiny_pipeline, tmp_path, capsys):
+    out = tmp_path / "untrained"
+    flags = ["--model", str(tiny_pipeline), "--output_dir", str(out), "--forget", "all"]
+    forgetful_base.main([*flags, "--seed", "5"])
+    name = "unet/diffusion_pytorch_model.safetensors"
+    before, after = load_file(tiny_pipeline / name), load_file(out / name)
+    same = {key for key in before if before[key].equal(after[key])}
+    assert all("norm" in key or key.endswith("bias") for key in same)  # ones and zeros
+    assert any("conv_in" in key for key in before.keys() - same)
