@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max_train_steps", type=cli.positive_int, default=300, help="on films")
     add("--judge_steps", type=cli.positive_int, default=300, help="(default: %(default)s)")
     add("--train_batch_size", type=cli.positive_int, default=16, help="(default: %(default)s)")
-    add("--learning_rate", type=cli.positive_float, default=2e-4, help="(default: %(default)s)")
+    add("--learning_rate", type=cli.positive_float, default=1e-3, help="of films")
     add("--rehearsal_share", type=cli.probability, default=0.1, help="(default: %(default)s)")
     add("--num_images", type=cli.positive_int, default=160, help="drawn by each model")
     return parser
@@ -118,7 +118,8 @@ def prepare(args: argparse.Namespace, stages: StageRunner) -> None:
             stages.run(f"films-{share}", "demo/hide_labels.py", to_argv(flags))
     flags = {"model": args.base, "output_dir": folder / "untrained", "forget": "all"}
     stages.run("untrained", "demo/forgetful_base.py", to_argv(flags | {"seed": args.seed}))
-    train(args, stages, "oct", args.base, folder / "OCT", steps=args.oct_steps)
+    rate = {"learning_rate": 2e-4}  # base knows OCT
+    train(args, stages, "oct", args.base, folder / "OCT", steps=args.oct_steps, **rate)
 
 
 def train(
@@ -145,6 +146,8 @@ def train(
         "learning_rate": args.learning_rate,
         "lr_scheduler": "cosine",
         "lr_warmup_steps": 20,
+        "adam_beta2": 0.99,  # as demo/base was trained
+        "use_ema": True,
         "validation_split": "val",
         "validation_loss_steps": max(1, steps // NUM_CURVE_POINTS),
         "latent_cache_dir": args.output_dir / "latent_cache",
