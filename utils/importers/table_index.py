@@ -15,7 +15,6 @@ from utils.dataset_records import Problem
 
 _KEY_SEPARATOR = "\x1f"  # ASCII's own unit separator, which no table's cell holds
 _CACHE_KIB = 8192
-_MAX_CELL_CHARACTERS = 1 << 24  # reports; the csv module's own limit is 128 KiB
 
 
 def stream_table(
@@ -91,7 +90,6 @@ def _as_dicts(
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(_MAX_CELL_CHARACTERS)
     open_text = gzip.open if path.name.lower().endswith(".gz") else open
     line = 1
     try:
