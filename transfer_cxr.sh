@@ -4,9 +4,7 @@
 #   DATASET_NAME=data/cxr bash transfer_cxr.sh
 #   DATASET_NAME=data/cxr REHEARSAL=data/oct bash transfer_cxr.sh --max_train_steps=2000
 #
-#   # the demo, on any machine (docs/transfer.md)
-#   python prepare_dataset.py simulate --modality CXR --output_dir data/cxr --num_images 600
-#   MODEL_NAME=demo/base RESOLUTION=128 LEARNING_RATE=2e-4 MAX_TRAIN_STEPS=500 bash transfer_cxr.sh
+# docs/transfer.md has the commands of a demo on simulated films that needs no GPU.
 #
 # MODEL_NAME is what train.sh has made, or any Stable Diffusion. DATASET_NAME is a dataset folder
 # with the columns text and modality (prepare_dataset.py import --modality CXR). REHEARSAL is the
