@@ -167,7 +167,7 @@ stage film_diagnosis python semi_supervised.py --real_dir "$FILMS" --arms real -
   --resolution 96 --max_train_steps 300 --early_stopping_patience 0 \
   --mixed_precision "$MIXED_PRECISION" --seed "$SEED" --output_dir "$OUTPUT_DIR/film_diagnosis"
 stage transferred env MODEL_NAME="$OUTPUT_DIR/pipeline" DATASET_NAME="$FILMS" \
-  REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=1e-3 \
+  REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=5e-4 \
   TRAIN_BATCH_SIZE=16 GRADIENT_ACCUMULATION_STEPS=1 GRADIENT_CHECKPOINTING=no MAX_TRAIN_STEPS=250 \
   PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
   MIXED_PRECISION="$MIXED_PRECISION" bash transfer_cxr.sh --lr_scheduler cosine \
