@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from utils import cli  # noqa: E402
-from utils.html_text import format_number  # noqa: E402
+from utils.html_text import format_change, format_number  # noqa: E402
 from utils.run_folder import get_logger, print_result, write_json, write_text  # noqa: E402
 from utils.stage_runner import StageRunner, to_argv  # noqa: E402
 
@@ -234,9 +234,7 @@ def as_table(result: Mapping[str, Mapping]) -> str:
 
 
 def _cell(change: Mapping) -> str:
-    text = f"{change['difference']:+.3g}"
-    if change["ci95"]:
-        text += " [{:.3g}, {:.3g}]".format(*change["ci95"])
+    text = format_change(change)
     return f"**{text}**" if change["better"] else text
 
 

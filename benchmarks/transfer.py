@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from utils import cli  # noqa: E402
 from utils.checkpoints import list_checkpoints  # noqa: E402
-from utils.html_text import format_number  # noqa: E402
+from utils.html_text import format_change, format_number  # noqa: E402
 from utils.resumable_run import only_writer, open_run  # noqa: E402
 from utils.run_folder import print_result, write_json, write_text  # noqa: E402
 from utils.stage_runner import StageRunner, to_argv  # noqa: E402
@@ -301,9 +301,7 @@ def score_table(result: Mapping[str, Mapping]) -> str:
 
 
 def _change(change: Mapping) -> str:
-    text = f"{change['difference']:+.3g}"
-    if change["ci95"]:
-        text += " [{:.3g}, {:.3g}]".format(*change["ci95"])
+    text = format_change(change)
     return text if change["better"] is None else f"**{text}**"
 
 

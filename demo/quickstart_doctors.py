@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.html_text import format_change
 from utils.json_file import read_json
 
 if TYPE_CHECKING:
@@ -76,12 +77,9 @@ def _outcome(found: dict) -> str:
 
 def _row(name: str, text: str, found: dict) -> dict[str, str]:
     last = found["last"]
-    change = last["compared"][name]
     row = {"score": text, "before": f"{found['first'][name]:.3g}"}
     row["after"] = f"{last['scores'][name]:.3g}"
-    row["change"] = f"{change['difference']:+.3g}"
-    if change["ci95"]:
-        row["change"] += " [{:.3g}, {:.3g}]".format(*change["ci95"])
+    row["change"] = format_change(last["compared"][name])
     return row
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 
 
 def escape(value: object) -> str:
@@ -11,6 +12,18 @@ def escape(value: object) -> str:
     text = str(value).encode("utf-8", errors="replace").decode("utf-8")
     clean = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
     return html.escape(clean, quote=True)
+
+
+def format_change(change: Mapping) -> str:
+    """A difference with its sign, and its interval where it has one, e.g. ``+0.1 [0.02, 0.18]``.
+
+    Args:
+        change: ``difference`` and ``ci95``, as `utils.round_scores.compare` gives them.
+    """
+    text = f"{change['difference']:+.3g}"
+    if change["ci95"]:
+        text += " [{:.3g}, {:.3g}]".format(*change["ci95"])
+    return text
 
 
 def format_number(value: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from utils.dataset import load_dataset
 from utils.html_report import Page
+from utils.html_text import format_change
 from utils.improvement import HELD_OUT, Improvement, sheet_records
 from utils.reward_page import add_reward_section
 from utils.round_record import RoundRecord, round_dir
@@ -82,7 +83,7 @@ def sentences(records: Sequence[RoundRecord], verdict: Verdict, result: Mapping)
     for is_better, told in ((True, "Better"), (False, "Worse")):
         shown = [
             f"{NAMES[name]} {_number(test['first'][name])} before, {_number(test['best'][name])} "
-            f"after, {_change(change)}"
+            f"after, {format_change(change)}"
             for name, change in test["compared"].items()
             if change["better"] is is_better
         ]
@@ -97,13 +98,6 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _change(found: Mapping) -> str:
-    text = f"{found['difference']:+.3g}"
-    if found["ci95"]:
-        text += f" [{found['ci95'][0]:.3g}, {found['ci95'][1]:.3g}]"
-    return text
-
-
 def _add_test(page: Page, test: Mapping) -> None:
     """The one look at test patients."""
     page.table(
@@ -113,7 +107,7 @@ def _add_test(page: Page, test: Mapping) -> None:
                 "better": _BETTER[DIRECTIONS[name]],
                 "first model": _number(test["first"][name]),
                 "output": _number(test["best"][name]),
-                "change": _change(change),
+                "change": format_change(change),
                 "real scans": _number(test["real"].get(name)),
             }
             for name, change in test["compared"].items()
@@ -133,7 +127,7 @@ def _add_rounds(page: Page, records: Sequence[RoundRecord], verdict: Verdict) ->
         for record in records:
             text = _number(record.scores[name])
             if name in record.compared:
-                text += f" ({_change(record.compared[name])})"
+                text += f" ({format_change(record.compared[name])})"
             star = " (output)" if record.number == verdict.best else ""
             row[f"round {record.number}{star}"] = text
         row["real scans"] = _number(records[-1].yardsticks.get(name))
