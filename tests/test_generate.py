@@ -1,5 +1,6 @@
 """The generator from the command line to the data set: same bytes, marks, refusals, resumption."""
 
+import contextlib
 import csv
 import errno
 import json
@@ -41,9 +42,12 @@ def table(path):
 
 
 def recorded(folder):
-    """Lines of a manifest and its parts."""
-    paths = [Path(folder) / "manifest.csv", *Path(folder).glob("manifest_parts/*.csv")]
-    return [row for path in paths if path.exists() for row in table(path)]
+    """Lines of a manifest and its parts, which a run at work may merge while they are read."""
+    rows = []
+    for path in [Path(folder) / "manifest.csv", *Path(folder).glob("manifest_parts/[0-9]*.csv")]:
+        with contextlib.suppress(FileNotFoundError):
+            rows += table(path)
+    return rows
 
 
 def contents(folder):
