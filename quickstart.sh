@@ -160,16 +160,16 @@ stage improved python self_improve.py --mode rlhf --method reward_weighted \
 # chest X-rays: the OCT model goes on with films, and keeps OCT by rehearsal
 FILMS="$OUTPUT_DIR/films"
 stage films python prepare_dataset.py simulate --modality CXR --output_dir "$FILMS" \
-  --num_images 960 --seed "$SEED" --findings normal cardiomegaly "left pleural effusion" \
-  "right pleural effusion" "left pneumothorax" "right pneumothorax"
+  --num_images 1200 --seed "$SEED" --findings normal cardiomegaly "left pleural effusion" \
+  "right pleural effusion"
 stage films_split python prepare_dataset.py split --data_dir "$FILMS" --overwrite --seed "$SEED"
 stage film_diagnosis python semi_supervised.py --real_dir "$FILMS" --arms real --backbone small \
   --resolution 96 --max_train_steps 300 --early_stopping_patience 0 \
   --mixed_precision "$MIXED_PRECISION" --seed "$SEED" --output_dir "$OUTPUT_DIR/film_diagnosis"
 stage transferred env MODEL_NAME="$OUTPUT_DIR/pipeline" DATASET_NAME="$FILMS" \
-  REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=5e-4 \
-  TRAIN_BATCH_SIZE=16 GRADIENT_ACCUMULATION_STEPS=1 GRADIENT_CHECKPOINTING=no MAX_TRAIN_STEPS=250 \
-  PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
+  REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=1e-3 \
+  TRAIN=unet TRAIN_BATCH_SIZE=16 GRADIENT_ACCUMULATION_STEPS=1 GRADIENT_CHECKPOINTING=no \
+  MAX_TRAIN_STEPS=400 PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
   MIXED_PRECISION="$MIXED_PRECISION" bash transfer_cxr.sh --lr_scheduler cosine \
   --lr_warmup_steps 20 --adam_beta2 0.99 --report_to none --offline --seed "$SEED"
 draw films_drawn "$OUTPUT_DIR/transferred" "$FILMS" 72

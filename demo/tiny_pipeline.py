@@ -19,7 +19,7 @@ _MODEL_CARD = """\
 # The demo's base pipeline
 
 A tiny Stable Diffusion pipeline ({resolution} x {resolution} px) for trying the scripts on a CPU.
-It has seen simulated OCT B-scans only (`demo/simulate.py`; the look `portable` was left out).
+It has seen simulated OCT B-scans only (`demo/simulate.py`; the look `portable` was left out), no film.
 Not for medical use, and no starting point for work on real scans: use Stable Diffusion for that.
 
 | part | figure |
@@ -154,10 +154,16 @@ def save_pipeline(
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(output_dir, safe_serialization=True)
-    # transformers loads in the stored precision, diffusers in float32; both shall load alike
-    _edit_config(output_dir / "text_encoder", dtype="float32")
+    save_text_encoder(text_encoder, output_dir)
     _edit_config(output_dir / "vae", _name_or_path=None)  # a path of the training machine
     run_folder.write_text(output_dir / "model_card.md", model_card(work_dir))
+
+
+def save_text_encoder(text_encoder: CLIPTextModel, pipeline_dir: Path) -> None:
+    """Write a pipeline's text encoder in half precision; what is given is halved in place."""
+    text_encoder.half().save_pretrained(pipeline_dir / "text_encoder")
+    # transformers loads in the stored precision, diffusers in float32; both shall load alike
+    _edit_config(pipeline_dir / "text_encoder", dtype="float32")
 
 
 def _edit_config(folder: Path, **changes: str | None) -> None:
