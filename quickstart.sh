@@ -15,7 +15,7 @@ cd "$(dirname "$0")"
 OUTPUT_DIR="${OUTPUT_DIR:-runs/quickstart}"
 MODEL_NAME="${MODEL_NAME:-demo/base}"
 NUM_SCANS="${NUM_SCANS:-1200}"             # scans of the simulated clinic, two a patient
-MAX_TRAIN_STEPS="${MAX_TRAIN_STEPS:-500}"
+MAX_TRAIN_STEPS="${MAX_TRAIN_STEPS:-400}"
 NUM_IMAGES="${NUM_IMAGES:-240}"            # synthetic scans, the same number of each finding
 SEED="${SEED:-1}"
 # bf16 where the CPU computes in it (about 1.6 times faster), else float32
@@ -59,7 +59,7 @@ stage() {
 draw() {
   stage "$1" python generate_synthetic_dataset.py --model "$2" --offline \
     --prompts_from "${3:-$CLINIC}" --class_balanced --num_images "${4:-$NUM_IMAGES}" \
-    --guidance_scale 3 --guidance_interval 0.2 0.8 --num_inference_steps 25 --seed "$SEED" \
+    --guidance_scale 3 --guidance_interval 0.2 0.8 --num_inference_steps 15 --seed "$SEED" \
     --output_dir "$OUTPUT_DIR/$1"
 }
 
@@ -89,7 +89,7 @@ stage clinic python prepare_dataset.py simulate --output_dir "$CLINIC" \
   --num_images "$NUM_SCANS" --looks portable --seed "$SEED"
 stage split python prepare_dataset.py split --data_dir "$CLINIC" --overwrite --seed "$SEED"
 stage diagnosis python semi_supervised.py --real_dir "$CLINIC" --arms real --backbone small \
-  --resolution 128 --max_epochs 12 --mixed_precision "$MIXED_PRECISION" --seed "$SEED" \
+  --resolution 96 --max_epochs 12 --mixed_precision "$MIXED_PRECISION" --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/diagnosis"
 stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_backend no \
   --num_cpu_threads_per_process "$(getconf _NPROCESSORS_ONLN)" \
@@ -98,7 +98,7 @@ stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_bac
   --resolution 128 --center_crop --train_batch_size 16 --max_train_steps "$MAX_TRAIN_STEPS" \
   --learning_rate 2e-4 --lr_scheduler cosine --lr_warmup_steps 20 --use_ema --seed "$SEED" \
   --report_to none --output_dir "$OUTPUT_DIR/pipeline"
-draw synthetic_before "$MODEL_NAME"
+draw synthetic_before "$MODEL_NAME" "$CLINIC" "$((NUM_IMAGES / 2))"
 draw synthetic "$OUTPUT_DIR/pipeline"
 judge evaluation_before synthetic_before "$CLINIC" diagnosis
 judge evaluation synthetic "$CLINIC" diagnosis --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
@@ -106,18 +106,18 @@ judge evaluation synthetic "$CLINIC" diagnosis --model "$OUTPUT_DIR/pipeline" --
 stage few_labels launch semi_supervised.py --real_dir "$CLINIC" \
   --synthetic_dir "$OUTPUT_DIR/synthetic" \
   --arms real real+synthetic 'synthetic->real' real+unlabeled --label_shares 1 --num_seeds 3 \
-  --resolution 64 --max_train_steps 200 --early_stopping_patience 0 \
+  --resolution 64 --max_train_steps 150 --early_stopping_patience 0 \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/few_labels"
 stage self_supervised launch self_supervised.py --real_dir "$CLINIC" --resolution 96 \
   --mae_width 128 --mae_depth 4 --patch_size 12 --decoder_width 64 --decoder_depth 1 \
-  --pretrain_steps 800 --label_shares 5 --num_seeds 3 --batch_size 16 --max_train_steps 150 \
+  --pretrain_steps 500 --label_shares 5 --num_seeds 3 --batch_size 16 --max_train_steps 150 \
   --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/self_supervised"
 # reports: what synthetic pairs of scan and report add to few real ones
 stage reports launch report_generation.py --real_dir "$CLINIC" \
   --synthetic_dir "$OUTPUT_DIR/synthetic" --arms real real+synthetic --label_shares 5 \
-  --resolution 96 --batch_size 16 --max_train_steps 800 \
+  --resolution 96 --batch_size 16 --max_train_steps 600 \
   --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --show_reports --offline \
   --seed "$SEED" --output_dir "$OUTPUT_DIR/reports"
 # doctors in the loop: a weak generator that learned the words from few reports; simulated doctors
@@ -155,7 +155,7 @@ stage improved python self_improve.py --mode rlhf --method reward_weighted \
   --model "$OUTPUT_DIR/weak" --real_dir "$OUTPUT_DIR/few/labeled" --ratings "$OUTPUT_DIR/ratings" \
   --classifier "$OUTPUT_DIR/few_labels/classifier" --judge "$OUTPUT_DIR/diagnosis/classifier" \
   --accept_weak_reward --train unet --num_rounds 1 --max_train_steps 120 --learning_rate 1e-4 \
-  --train_batch_size 8 --num_images 144 --num_eval_images 96 --drawing_flags="${DRAWING[*]}" \
+  --train_batch_size 8 --num_images 120 --num_eval_images 84 --drawing_flags="${DRAWING[*]}" \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" --output_dir "$OUTPUT_DIR/improved"
 # chest X-rays: the OCT model goes on with films, and keeps OCT by rehearsal
 FILMS="$OUTPUT_DIR/films"
@@ -164,12 +164,12 @@ stage films python prepare_dataset.py simulate --modality CXR --output_dir "$FIL
   "right pleural effusion"
 stage films_split python prepare_dataset.py split --data_dir "$FILMS" --overwrite --seed "$SEED"
 stage film_diagnosis python semi_supervised.py --real_dir "$FILMS" --arms real --backbone small \
-  --resolution 96 --max_train_steps 300 --early_stopping_patience 0 \
+  --resolution 96 --max_train_steps 200 --early_stopping_patience 0 \
   --mixed_precision "$MIXED_PRECISION" --seed "$SEED" --output_dir "$OUTPUT_DIR/film_diagnosis"
 stage transferred env MODEL_NAME="$OUTPUT_DIR/pipeline" DATASET_NAME="$FILMS" \
   REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=1e-3 \
   TRAIN=unet TRAIN_BATCH_SIZE=16 GRADIENT_ACCUMULATION_STEPS=1 GRADIENT_CHECKPOINTING=no \
-  MAX_TRAIN_STEPS=400 PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
+  MAX_TRAIN_STEPS=350 PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
   MIXED_PRECISION="$MIXED_PRECISION" bash transfer_cxr.sh --lr_scheduler cosine \
   --lr_warmup_steps 20 --adam_beta2 0.99 --report_to none --offline --seed "$SEED"
 draw films_drawn "$OUTPUT_DIR/transferred" "$FILMS" 72

@@ -19,7 +19,7 @@ _MODEL_CARD = """\
 # The demo's base pipeline
 
 A tiny Stable Diffusion pipeline ({resolution} x {resolution} px) for trying the scripts on a CPU.
-It has seen simulated OCT B-scans only (`demo/simulate.py`; the look `portable` was left out), no film.
+It has seen simulated OCT B-scans only (`demo/simulate.py`; the look `portable` was left out).
 Not for medical use, and no starting point for work on real scans: use Stable Diffusion for that.
 
 | part | figure |
