@@ -106,7 +106,7 @@ judge evaluation synthetic "$CLINIC" diagnosis --model "$OUTPUT_DIR/pipeline" --
 stage few_labels launch semi_supervised.py --real_dir "$CLINIC" \
   --synthetic_dir "$OUTPUT_DIR/synthetic" \
   --arms real real+synthetic 'synthetic->real' real+unlabeled --label_shares 1 --num_seeds 3 \
-  --resolution 64 --max_train_steps 150 --early_stopping_patience 0 \
+  --resolution 64 --max_train_steps 120 --early_stopping_patience 0 \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" \
   --output_dir "$OUTPUT_DIR/few_labels"
 stage self_supervised launch self_supervised.py --real_dir "$CLINIC" --resolution 96 \
@@ -117,7 +117,7 @@ stage self_supervised launch self_supervised.py --real_dir "$CLINIC" --resolutio
 # reports: what synthetic pairs of scan and report add to few real ones
 stage reports launch report_generation.py --real_dir "$CLINIC" \
   --synthetic_dir "$OUTPUT_DIR/synthetic" --arms real real+synthetic --label_shares 5 \
-  --resolution 96 --batch_size 16 --max_train_steps 600 \
+  --resolution 96 --batch_size 16 --max_train_steps 500 \
   --early_stopping_patience 0 --mixed_precision "$MIXED_PRECISION" --show_reports --offline \
   --seed "$SEED" --output_dir "$OUTPUT_DIR/reports"
 # doctors in the loop: a weak generator that learned the words from few reports; simulated doctors
@@ -155,7 +155,7 @@ stage improved python self_improve.py --mode rlhf --method reward_weighted \
   --model "$OUTPUT_DIR/weak" --real_dir "$OUTPUT_DIR/few/labeled" --ratings "$OUTPUT_DIR/ratings" \
   --classifier "$OUTPUT_DIR/few_labels/classifier" --judge "$OUTPUT_DIR/diagnosis/classifier" \
   --accept_weak_reward --train unet --num_rounds 1 --max_train_steps 120 --learning_rate 1e-4 \
-  --train_batch_size 8 --num_images 120 --num_eval_images 84 --drawing_flags="${DRAWING[*]}" \
+  --train_batch_size 8 --num_images 96 --num_eval_images 72 --drawing_flags="${DRAWING[*]}" \
   --mixed_precision "$MIXED_PRECISION" --offline --seed "$SEED" --output_dir "$OUTPUT_DIR/improved"
 # chest X-rays: the OCT model goes on with films, and keeps OCT by rehearsal
 FILMS="$OUTPUT_DIR/films"
@@ -169,7 +169,7 @@ stage film_diagnosis python semi_supervised.py --real_dir "$FILMS" --arms real -
 stage transferred env MODEL_NAME="$OUTPUT_DIR/pipeline" DATASET_NAME="$FILMS" \
   REHEARSAL="$CLINIC" OUTPUT_DIR="$OUTPUT_DIR/transferred" RESOLUTION=128 LEARNING_RATE=1e-3 \
   TRAIN=unet TRAIN_BATCH_SIZE=16 GRADIENT_ACCUMULATION_STEPS=1 GRADIENT_CHECKPOINTING=no \
-  MAX_TRAIN_STEPS=350 PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
+  MAX_TRAIN_STEPS=300 PROMPT_TEMPLATE='{modality}: {text}' REHEARSAL_SHARE=0.2 RESUME= NUM_PROCESSES=1 \
   MIXED_PRECISION="$MIXED_PRECISION" bash transfer_cxr.sh --lr_scheduler cosine \
   --lr_warmup_steps 20 --adam_beta2 0.99 --report_to none --offline --seed "$SEED"
 draw films_drawn "$OUTPUT_DIR/transferred" "$FILMS" 72
