@@ -98,7 +98,7 @@ stage pipeline accelerate launch --num_machines 1 --num_processes 1 --dynamo_bac
   --resolution 128 --center_crop --train_batch_size 16 --max_train_steps "$MAX_TRAIN_STEPS" \
   --learning_rate 2e-4 --lr_scheduler cosine --lr_warmup_steps 20 --use_ema --seed "$SEED" \
   --report_to none --output_dir "$OUTPUT_DIR/pipeline"
-draw synthetic_before "$MODEL_NAME" "$CLINIC" "$((NUM_IMAGES / 2))"
+draw synthetic_before "$MODEL_NAME"
 draw synthetic "$OUTPUT_DIR/pipeline"
 judge evaluation_before synthetic_before "$CLINIC" diagnosis
 judge evaluation synthetic "$CLINIC" diagnosis --model "$OUTPUT_DIR/pipeline" --train_dir "$CLINIC"
