@@ -6,7 +6,7 @@ what is on the film (finding, side, severity, lobe, device), while its answers t
 those that the U-Net knows. No film is shown to anything: U-Net and autoencoder are copied.
 
 Examples:
-  python -m demo.pretrain_words --model runs/pretrained_base --output_dir demo/base
+  python -m demo.pretrain_words --model runs/pretrained_base --output_dir runs/base
   python -m demo.pretrain_words --model demo/base --output_dir /tmp/base --num_reports 64 \
       --max_train_steps 4
 """
@@ -151,16 +151,16 @@ class _Words:
 
 def train(
     text_encoder: CLIPTextModel,
+    before: CLIPTextModel,
     words: _Words,
     reports: dict[str, list[Scan]],
     args: argparse.Namespace,
 ) -> Readout:
-    """Train the text encoder in place; returns what reads the films' facts from it."""
+    """Train the text encoder in place, `before` being what it was; returns its readout of facts."""
     import torch
     from torch.nn import functional as F
     from tqdm import tqdm
 
-    before = copy.deepcopy(text_encoder).eval().requires_grad_(False)
     readout = Readout.new(reports["CXR"], hidden_size=text_encoder.config.hidden_size)
     parameters = [*text_encoder.parameters(), *readout.linear.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, weight_decay=1e-2)
@@ -220,16 +220,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     torch.manual_seed(args.seed)
     tokenizer = CLIPTokenizer.from_pretrained(args.model / "tokenizer")
-    before = CLIPTextModel.from_pretrained(args.model / "text_encoder").eval()
+    before = CLIPTextModel.from_pretrained(args.model / "text_encoder")
     text_encoder = copy.deepcopy(before)
+    before.eval().requires_grad_(False)
     words = _Words(tokenizer, torch.Generator().manual_seed(args.seed))
     number, held_out = args.num_reports, max(args.num_reports // 40, 1)
     reports = {name: draw_reports(name, num_reports=number + held_out) for name in MODALITIES}
     known = {name: scans[:number] for name, scans in reports.items()}
     unknown = {name: scans[number:] for name, scans in reports.items()}
-    readout = train(text_encoder, words, known, args)
-    figures = measure(text_encoder, before, readout, words, unknown)
-    with run_folder.atomic_folder(args.output_dir) as temporary:
+    with run_folder.atomic_folder(args.output_dir) as temporary:  # a full folder is refused first
+        readout = train(text_encoder, before, words, known, args)
+        figures = measure(text_encoder, before, readout, words, unknown)
         shutil.copytree(args.model, temporary, dirs_exist_ok=True)
         tiny_pipeline.save_text_encoder(text_encoder, temporary)
     run_folder.print_result({"output_dir": args.output_dir, **figures})

@@ -154,7 +154,7 @@ def save_pipeline(
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(output_dir, safe_serialization=True)
-    save_text_encoder(text_encoder, output_dir)
+    _load_in_float32(output_dir / "text_encoder")
     _edit_config(output_dir / "vae", _name_or_path=None)  # a path of the training machine
     run_folder.write_text(output_dir / "model_card.md", model_card(work_dir))
 
@@ -162,8 +162,12 @@ def save_pipeline(
 def save_text_encoder(text_encoder: CLIPTextModel, pipeline_dir: Path) -> None:
     """Write a pipeline's text encoder in half precision; what is given is halved in place."""
     text_encoder.half().save_pretrained(pipeline_dir / "text_encoder")
-    # transformers loads in the stored precision, diffusers in float32; both shall load alike
-    _edit_config(pipeline_dir / "text_encoder", dtype="float32")
+    _load_in_float32(pipeline_dir / "text_encoder")
+
+
+def _load_in_float32(folder: Path) -> None:
+    """Let transformers, which loads in the stored precision, load as diffusers does, in float32."""
+    _edit_config(folder, dtype="float32")
 
 
 def _edit_config(folder: Path, **changes: str | None) -> None:
